@@ -33,7 +33,7 @@ def compiled(function: F) -> F:
         nonlocal dispatcher
         try:
             return dispatcher(*arguments)
-        except Exception:  # noqa: BLE001  # numba lets cache failures of any kind through
+        except Exception:  # numba lets cache failures of any kind through
             dispatcher = njit(function)
             return dispatcher(*arguments)
 

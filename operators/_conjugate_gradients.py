@@ -14,15 +14,17 @@ from torch import Tensor
 
 __all__ = ["conjugate_gradients"]
 
+LIMIT = 500
+
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
+    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int | None, tolerance: float
 ) -> Tensor:
     """x `(B, *shape)` with norm(M x_i - b_i) <= tolerance * norm(b_i) for every item i.
 
     product: the map p -> M p, `(B, *shape)` to `(B, *shape)`.
-    An item that has not converged after `iterations` returns its last iterate, with a
-    `RuntimeWarning`; an item of b that is not finite returns NaN.
+    iterations: at most; None: `LIMIT`, with a `RuntimeWarning` where that was not enough.
+    An item that has not converged returns its last iterate; one that is not finite returns NaN.
     """
     x = torch.zeros_like(b)
     residual, direction = b, b
@@ -30,7 +32,7 @@ def conjugate_gradients(
     goal = tolerance**2 * size
     x = torch.where(torch.isfinite(size), x, torch.nan)
     active = size > goal
-    for _ in range(iterations):
+    for _ in range(LIMIT if iterations is None else iterations):
         if not bool(active.any()):
             break
         image = product(direction)
@@ -42,10 +44,10 @@ def conjugate_gradients(
         direction = torch.where(active, residual + ratio * direction, direction)
         size = torch.where(active, new_size, size)
         active = active & (size > goal)
-    if bool(active.any()):
+    if iterations is None and bool(active.any()):
         warnings.warn(
             f"conjugate gradients: {int(active.sum())} of {len(b)} items above the relative "
-            f"residual {tolerance:g} after {iterations} iterations; raise `iterations`",
+            f"residual {tolerance:g} after {LIMIT} iterations; raise `iterations`",
             RuntimeWarning,
             stacklevel=2,
         )

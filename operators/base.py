@@ -30,7 +30,9 @@ from operators._conjugate_gradients import conjugate_gradients
 from operators.errors import ObservationError, UnknownName
 from operators.noise import Gaussian
 
-__all__ = ["SVD", "ForwardOperator", "LinearOperator"]
+__all__ = ["SVD", "Covariance", "ForwardOperator", "LinearOperator"]
+
+Covariance = Callable[[Tensor], Tensor]  # u -> R u, (B, *x_shape), symmetric and not negative
 
 
 class ForwardOperator(ABC):
@@ -165,21 +167,32 @@ class LinearOperator(ForwardOperator):
 
     def solve(
         self,
-        r2: float | Tensor,
+        r2: float | Tensor | Covariance,
         noise: Gaussian,
         v: Tensor,
         *,
-        iterations: int = 500,
+        iterations: int | None = None,
         tolerance: float = 1e-6,
     ) -> Tensor:
         """(r2 A A^T + Sigma)^-1 v, `(B, *y_shape)`; zero at the pixels that `noise` masks.
 
-        r2: prior variance, a number or one per item `(B,)`, not negative.
+        r2: prior variance, a number or one per item `(B,)`, not negative; or any covariance R of
+        x, as the map u -> R u on `(B, *x_shape)`: then (A R A^T + Sigma)^-1 v.
         iterations, tolerance: limit and relative residual of conjugate gradients on the whitened
         system, for operators and noise without a closed form (which ignores both). An item that
-        has not converged returns its last iterate, with a `RuntimeWarning`.
+        has not converged returns its last iterate: with a `RuntimeWarning` after the default
+        limit, without one after a limit that the caller chose.
         Differentiable in v (to any order), not in r2: gradients treat it as a constant.
         """
+        noise.count(self.y_shape)
+        if callable(r2):
+            covariance = r2
+            return self._run(
+                lambda a: apply_solve(a, self, covariance, noise, iterations, tolerance),
+                v,
+                self.y_shape,
+                "v",
+            )
         r2 = torch.as_tensor(r2, dtype=torch.float64, device="cpu").detach()
         if r2.ndim > 1 or (r2.ndim == 1 and len(r2) != len(v)):
             raise ObservationError(
@@ -187,7 +200,6 @@ class LinearOperator(ForwardOperator):
             )
         if not bool(((r2 >= 0) & torch.isfinite(r2)).all()):
             raise ObservationError("r2 must be finite and not negative: it is a variance")
-        noise.count(self.y_shape)
         column = r2.view(-1, *[1] * len(self.y_shape)) if r2.ndim else r2
 
         def solution(a: Tensor) -> Tensor:
@@ -211,15 +223,22 @@ class LinearOperator(ForwardOperator):
         return None
 
     def _solve(
-        self, r2: Tensor, noise: Gaussian, v: Tensor, iterations: int, tolerance: float
+        self,
+        r2: Tensor | Covariance,
+        noise: Gaussian,
+        v: Tensor,
+        iterations: int | None,
+        tolerance: float,
     ) -> Tensor:
-        direct = self._solve_directly(r2, noise, v)
+        direct = self._solve_directly(r2, noise, v) if isinstance(r2, Tensor) else None
         if direct is not None:
             return direct
         root = noise.precision_as(v).sqrt()
 
         def product(p: Tensor) -> Tensor:
-            return p + r2 * root * self._apply(self._apply_adjoint(root * p))
+            back = self._apply_adjoint(root * p)
+            spread = r2 * back if isinstance(r2, Tensor) else r2(back)
+            return p + root * self._apply(spread)
 
         whitened = torch.where(root > 0, root * v, 0.0)
         return root * conjugate_gradients(product, whitened, iterations, tolerance)

@@ -1,0 +1,98 @@
+"""Bayesian inverse problems with diffusion priors: which x are plausible, and how far to trust it.
+
+    obs = invprob.Observation.read("obs.h5")
+    posterior = invprob.train(obs, prior="galaxies-64")
+    x = posterior.sample(64, seed=0)
+    posterior.certificate
+
+Public names are looked up on first use (PEP 562), so `import invprob` loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from invprob.certificate import Certificate
+    from invprob.comparison import compare
+    from invprob.likelihood import Likelihood
+    from invprob.observation import Observation
+    from invprob.policy import Policy
+    from invprob.posterior import Posterior, train
+    from invprob.rtb import TrainConfig
+    from invprob.trajectory import Trajectory
+    from operators.errors import (
+        InvprobError,
+        NotDifferentiable,
+        NumericalError,
+        ObservationError,
+        RunError,
+        UnknownName,
+    )
+
+__version__ = "0.1.0"
+__all__ = [
+    "Certificate",
+    "InvprobError",
+    "Likelihood",
+    "NotDifferentiable",
+    "NumericalError",
+    "Observation",
+    "ObservationError",
+    "Policy",
+    "Posterior",
+    "RunError",
+    "TrainConfig",
+    "Trajectory",
+    "UnknownName",
+    "compare",
+    "train",
+]
+
+_HOME = {
+    "Certificate": "invprob.certificate",
+    "Likelihood": "invprob.likelihood",
+    "Observation": "invprob.observation",
+    "Policy": "invprob.policy",
+    "Posterior": "invprob.posterior",
+    "TrainConfig": "invprob.rtb",
+    "Trajectory": "invprob.trajectory",
+    "compare": "invprob.comparison",
+    "train": "invprob.posterior",
+}  # whatever is not named here is an error class of operators.errors
+
+
+def _check_neighbours() -> None:
+    """Raise ImportError when another `operators` or `priors` is found before ours.
+
+    Both are top-level packages, so a user's own `operators.py` in the working folder would
+    shadow them. `find_spec` only looks: it runs nothing.
+    """
+    beside = Path(__file__).resolve().parent.parent
+    for name in ("operators", "priors"):
+        spec = importlib.util.find_spec(name)
+        origin = spec.origin if spec else None
+        if origin is None:
+            raise ImportError(f"invprob needs the package {name!r} beside it: reinstall invprob")
+        if Path(origin).resolve() != beside / name / "__init__.py":
+            raise ImportError(
+                f"{origin} shadows the package {name!r} of invprob: rename it, or run elsewhere"
+            )
+
+
+_check_neighbours()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME.get(name, "operators.errors")), name)
+    globals()[name] = value  # also where a module shares its function's name, as `compare` does
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

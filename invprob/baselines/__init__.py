@@ -1,0 +1,1 @@
+"""Training-free samplers, one file each; the folder is the registry."""

@@ -1,0 +1,190 @@
+"""The certificate: what a posterior knows of its own error.
+
+    ELBO = mean log w,   log Z = log mean exp(log w),   ESS = (sum w)^2 / sum w^2
+    EUBO = mean log w over exact draws of the path posterior
+    EUBO - ELBO = KL(q || posterior) + KL(posterior || q)
+
+For data simulated from the prior's chain, the path that produced them is an exact draw from the
+path posterior. So the gap EUBO - ELBO is measured on simulated twins of the observation (own
+source, own data, same operator and noise) and no reference sampler is needed. The tail of the
+weights is judged by the Pareto shape k of Vehtari et al. (2024, arXiv 1507.02646), fitted as in
+Zhang & Stephens (2009, doi:10.1198/tech.2009.08017).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from invprob.likelihood import Likelihood
+from invprob.policy import Policy
+from invprob.trajectory import Guidance, path_guidance, prior_paths, rollout, score_path
+from operators.base import ForwardOperator
+from operators.noise import Gaussian
+from priors.base import Prior
+from priors.process import generators
+
+PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et al. 2024)
+CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Quality of posterior samples, in nats where not said otherwise; None where not defined."""
+
+    n: int  # samples it rests on
+    elbo: float | None
+    elbo_se: float | None
+    eubo: float | None  # ELBO plus the gap of the simulated twins
+    log_z: float | None
+    log_z_se: float | None
+    std_log_w: float | None
+    ess: float | None  # out of n
+    pareto_k: float | None
+    chi2_per_pixel: float
+    chi2_expected: float
+    verdict: str
+    corrected: str = "none"
+    gap: float | None = None  # EUBO - ELBO, mean over twins
+    gap_se: float | None = None
+    gap_start: float | None = None  # the same before training
+
+
+def certify(
+    log_w: NDArray[np.float64],
+    chi2: NDArray[np.float64],
+    pixels: int,
+    gaps: NDArray[np.float64] | None = None,
+    gap_start: float | None = None,
+) -> Certificate:
+    """Return the certificate of samples with path weights (n,) and chi-square per pixel (n,).
+
+    `gaps` are EUBO - ELBO of simulated twins, `pixels` counts the unmasked data. Weights that are
+    NaN (a sampler without a density) leave the evidence undefined.
+    """
+    n, misfit = len(chi2), float(np.mean(chi2))
+    gap = None if gaps is None else float(np.mean(gaps))
+    gap_se = None if gaps is None else float(np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
+    if not np.isfinite(log_w).all() or n < 2:
+        return Certificate(
+            n, None, None, None, None, None, None, None, None, misfit, 1.0,
+            _verdict(misfit, pixels, None, None, n, gap), gap=gap, gap_se=gap_se,
+        )  # fmt: skip
+    top = log_w.max()
+    weights = np.exp(log_w - top)
+    elbo, std = float(log_w.mean()), float(log_w.std(ddof=1))
+    ess = float(weights.sum() ** 2 / np.square(weights).sum())
+    k = pareto_k(log_w)
+    return Certificate(
+        n=n,
+        elbo=elbo,
+        elbo_se=std / math.sqrt(n),
+        eubo=None if gap is None else elbo + gap,
+        log_z=float(top + np.log(weights.mean())),
+        log_z_se=float(weights.std(ddof=1) / weights.mean() / math.sqrt(n)),
+        std_log_w=std,
+        ess=ess,
+        pareto_k=k,
+        chi2_per_pixel=misfit,
+        chi2_expected=1.0,
+        verdict=_verdict(misfit, pixels, ess, k, n, gap),
+        gap=gap,
+        gap_se=gap_se,
+        gap_start=gap_start,
+    )
+
+
+def _verdict(
+    chi2: float, pixels: int, ess: float | None, k: float | None, n: int, gap: float | None
+) -> str:
+    """Return one plain sentence: trust, use corrected samples, approximate or do not trust."""
+    if abs(chi2 - 1) > CHI2_SIGMAS * math.sqrt(2 / pixels):
+        side = "over" if chi2 < 1 else "under"
+        return (
+            f"do not trust: chi2 per pixel {chi2:.2f} where 1.00 is expected, the data are "
+            f"{side}-fitted; check the noise level and flux scale, or train longer"
+        )
+    if ess is None or k is None:
+        return "no statement: this sampler has no path density, only its fit to the data is known"
+    if ess > 0.5 * n and k < PARETO_LIMIT:
+        return f"trust: path weights are almost even (ESS {ess / n:.0%} of {n}, Pareto k {k:.2f})"
+    if k < PARETO_LIMIT:
+        return (
+            f"use corrected samples: importance weights are reliable (Pareto k {k:.2f}, "
+            f"ESS {ess:.0f} of {n})"
+        )
+    bound = "" if gap is None else f"; twins lie within {gap:.0f} nats of exact"
+    return (
+        f"approximate: the data are fitted, but path weights are too uneven to correct "
+        f"(Pareto k {k:.2f}, ESS {ess:.1f} of {n}){bound}; train longer for a tighter bound"
+    )
+
+
+def pareto_k(log_w: NDArray[np.float64]) -> float | None:
+    """Return the Pareto shape of the largest importance weights, None under 25 of them."""
+    n = len(log_w)
+    count = int(min(0.2 * n, 3 * math.sqrt(n)))
+    if count < 5:
+        return None
+    order = np.sort(log_w)
+    excess = np.exp(order[-count:] - order[-1]) - np.exp(order[-count - 1] - order[-1])
+    if excess[-1] <= 0:
+        return None
+    m = 30 + int(math.sqrt(count))
+    j = np.arange(1, m + 1)
+    quartile = excess[max(int(count / 4 + 0.5) - 1, 0)]
+    theta = 1 / excess[-1] + (1 - np.sqrt(m / (j - 0.5))) / (3 * max(quartile, 1e-300))
+    shapes = np.log1p(-theta[:, None] * excess).mean(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        profile = count * (np.log(-theta / shapes) - shapes - 1)
+    share = np.exp(profile - np.nanmax(profile))
+    share = np.nan_to_num(share) / np.nansum(share)
+    best = float((theta * share).sum())
+    k = float(np.log1p(-best * excess).mean())
+    return (k * count + 5) / (count + 10)  # weak prior towards 1/2, as in PSIS
+
+
+@dataclass(frozen=True, eq=False)
+class Twins:
+    """Simulated observations with the chains that produced them: exact posterior draws."""
+
+    likelihood: Likelihood
+    states: Tensor  # (N, M, *z_shape)
+    final: Tensor  # (M, *z_shape)
+    guidance: tuple[Guidance, ...]
+    times: tuple[float, ...]
+
+    @classmethod
+    def simulate(
+        cls,
+        prior: Prior,
+        operator: ForwardOperator,
+        noise: Gaussian,
+        times: tuple[float, ...],
+        count: int,
+        seed: int,
+    ) -> Twins:
+        """Draw `count` chains of the prior and one observation of each."""
+        states, cleans = prior_paths(prior, generators(seed, range(count)), times)
+        with torch.no_grad():
+            mean = operator(prior.decode(cleans[-1]))
+            y = noise.sample(mean, torch.Generator().manual_seed(seed))
+        likelihood = Likelihood(operator, noise, y)
+        guidance = path_guidance(prior, likelihood, states, cleans, times)
+        return cls(likelihood, states, cleans[-1], guidance, times)
+
+    def gaps(self, prior: Prior, policy: Policy, paths: int, seed: int) -> NDArray[np.float64]:
+        """Return EUBO - ELBO of every twin, (M,): one exact path against `paths` rollouts."""
+        exact = score_path(prior, policy, self.guidance, self.states, self.final, self.times)
+        upper = exact.log_weight(prior, self.likelihood)
+        many = self.likelihood.repeat(paths)
+        sources = generators(seed, range(len(many.y)))
+        drawn = rollout(prior, policy.propose(prior, many), sources, self.times)
+        lower = drawn.log_weight(prior, many).view(-1, paths).mean(1)
+        gaps: NDArray[np.float64] = (upper - lower).numpy()
+        return gaps

@@ -1,0 +1,178 @@
+"""The same observation through several samplers: one row of scores for each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, get_type_hints
+
+from invprob import registry
+from invprob.baselines.base import Baseline
+from invprob.certificate import Certificate, certify
+from invprob.metrics import against_truth
+from invprob.observation import Observation
+from invprob.posterior import Draws, Posterior, bind, draw, resolve_prior
+from invprob.rtb import Progress
+from operators.base import ForwardOperator, LinearOperator
+from operators.errors import NotDifferentiable, UnknownName
+from priors.base import Prior
+
+LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A(x), its adjoint and its solves all call
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One method on one observation; `scores` are the keys of its row."""
+
+    name: str
+    draws: Draws
+    certificate: Certificate
+    scores: dict[str, float | None]
+
+
+@dataclass
+class Count:
+    """Evaluations of network and operator so far, counted per item of a batch."""
+
+    network: int = 0
+    operator: int = 0
+
+
+def compare(
+    observation: Observation,
+    prior: str | None = None,
+    baselines: tuple[str, ...] = ("dps",),
+    posterior: Posterior | None = None,
+    n: int = 16,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[Result]:
+    """Return the results of a trained posterior (row `rtb`, where given) and of baselines.
+
+    A baseline is a name with optional settings: "dps", "dps:zeta=0.5,steps=200". RMSE, PSNR and
+    SSIM are of the mean of the n samples. Raises UnknownName and NotDifferentiable before any
+    work where a method does not exist or cannot run on this operator.
+    """
+    methods = [(name, parse(name)) for name in baselines]
+    for name, method in methods:
+        refuse_mismatch(name, method, observation.operator)
+    results = []
+    if posterior is not None:
+        loaded = posterior.prior
+        policy, own = posterior.policy, posterior
+        results.append(
+            _run(
+                "rtb", observation, loaded, n, seed, progress,
+                lambda many: policy.propose(loaded, many), own.times, 1.0, posterior.seconds,
+            )
+        )  # fmt: skip
+        known = posterior.certify(results[0].draws)
+        results[0] = replace(results[0], certificate=known)
+    else:
+        _, loaded = resolve_prior(observation, prior)
+    for name, method in methods:
+        results.append(
+            _run(
+                name, observation, loaded, n, seed, progress,
+                lambda many, method=method: method.propose(loaded, many),
+                method.times(loaded), method.eta, 0.0,
+            )
+        )  # fmt: skip
+    return results
+
+
+def parse(text: str) -> Baseline:
+    """Return the baseline of "name" or "name:key=value,key=value"."""
+    name, _, settings = text.partition(":")
+    cls: type[Baseline] = registry.baseline_class(name)
+    kinds = get_type_hints(cls)
+    known = {f.name: kinds[f.name] for f in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for item in filter(None, settings.split(",")):
+        key, _, value = item.partition("=")
+        if key not in known:
+            raise UnknownName(f"baseline {name} has no setting {key!r}; it has {', '.join(known)}")
+        try:
+            values[key] = known[key](value)
+        except ValueError:
+            raise UnknownName(
+                f"baseline setting {item!r}: needed {key}=<{known[key].__name__}>"
+            ) from None
+    return cls(**values)
+
+
+def refuse_mismatch(name: str, method: Baseline, operator: ForwardOperator) -> None:
+    """Raise NotDifferentiable where the operator lacks what the method needs."""
+    kind = type(operator).__name__
+    if method.needs_linear and not isinstance(operator, LinearOperator):
+        raise NotDifferentiable(f"{name} needs a linear operator, {kind} is not: leave it out")
+    if method.needs_gradient and not operator.differentiable:
+        raise NotDifferentiable(f"{name} needs a gradient, {kind} has none: leave it out")
+
+
+def _run(
+    name: str,
+    observation: Observation,
+    prior: Prior,
+    n: int,
+    seed: int,
+    progress: Progress | None,
+    sampler: Callable[..., Any],
+    times: tuple[float, ...],
+    eta: float,
+    train_seconds: float,
+) -> Result:
+    """Return the result of one sampler, its evaluations counted."""
+
+    def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if progress:
+            progress(name, done, total, figures)
+
+    begun = time.monotonic()
+    with counting(prior, observation.operator) as count:
+        draws = draw(prior, bind(observation), sampler, times, n, seed, eta, report)
+    seconds = time.monotonic() - begun
+    pixels = observation.noise.count(observation.operator.y_shape)
+    certificate = certify(draws.log_weight, draws.chi2, pixels)
+    truth = observation.truth
+    unknown = dict.fromkeys(("rmse", "psnr", "ssim", "crps", "coverage_90"))
+    scores: dict[str, float | None] = {
+        **(unknown if truth is None else against_truth(draws.x.astype(float), truth)),
+        "log_likelihood": float(draws.log_likelihood.mean()),
+        "chi2_per_pixel": certificate.chi2_per_pixel,
+        "elbo": certificate.elbo,
+        "log_z": certificate.log_z,
+        "ess": certificate.ess,
+        "network_evaluations": count.network / n,
+        "operator_evaluations": count.operator / n,
+        "seconds": seconds,
+        "train_seconds": train_seconds,
+    }
+    return Result(name, draws, certificate, scores)
+
+
+@contextmanager
+def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
+    """Count evaluations of the denoiser and of A or its adjoint, per item, inside the block."""
+    count = Count()
+
+    def counted(function: Callable[..., Any], attribute: str) -> Callable[..., Any]:
+        def call(batch: Any, *rest: Any) -> Any:
+            setattr(count, attribute, getattr(count, attribute) + len(batch))
+            return function(batch, *rest)
+
+        return call
+
+    hooks: list[tuple[Any, str]] = [(prior, "denoise")]
+    linear = isinstance(operator, LinearOperator)
+    hooks += [(operator, name) for name in (LINEAR_STEPS if linear else ("_forward",))]
+    try:
+        for owner, name in hooks:  # instance attributes shadow the methods; operators are frozen
+            attribute = "network" if owner is prior else "operator"
+            object.__setattr__(owner, name, counted(getattr(owner, name), attribute))
+        yield count
+    finally:
+        for owner, name in hooks:
+            object.__delattr__(owner, name)

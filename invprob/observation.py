@@ -1,0 +1,217 @@
+"""One observation: the data, the instrument that made them and their noise, checked together.
+
+    y = A(x) + noise,   noise ~ N(0, sigma^2) independently at every point that is not masked
+
+Everything downstream takes an `Observation`, so bad data stop here, with what to do about them.
+Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from invprob import obs_file, registry
+from operators.errors import ObservationError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from operators.base import ForwardOperator
+    from operators.noise import Gaussian
+
+__all__ = ["Observation", "real_array"]
+
+log = logging.getLogger("invprob")
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """Data of one instrument, checked: what is wrong with them raises `ObservationError`.
+
+    data: `(*y_shape)`, or `(N, *y_shape)` for N observations; float32 or float64. Integers are
+        converted. Finite and not constant where not masked.
+    noise_sigma: standard deviation in the data's unit, a number or `(*y_shape)`.
+    mask: boolean `(*y_shape)`, True = excluded, or None. The operator's `data_mask` is added to it
+        in `noise`.
+    truth: `(*x_shape)` or `(N, *x_shape)`, where x is known.
+    prior: name of a suggested prior. unit, wcs_header: of the data, carried along.
+    """
+
+    operator: ForwardOperator
+    data: NDArray[Any]
+    noise_sigma: float | NDArray[Any]
+    mask: NDArray[np.bool_] | None = None
+    truth: NDArray[Any] | None = None
+    prior: str = ""
+    unit: str = ""
+    wcs_header: str = ""
+
+    def __post_init__(self) -> None:
+        if self.noise_sigma is None:
+            raise ObservationError(
+                "noise_sigma is missing, and the noise is mandatory: give its standard deviation "
+                "in the data's unit, one number or a map of the data's shape"
+            )
+        sigma = real_array("noise_sigma", self.noise_sigma)
+        fields = {
+            "data": real_array("data", self.data),
+            "noise_sigma": sigma if sigma.ndim else float(sigma),
+            "mask": None if self.mask is None else _boolean("mask", self.mask),
+            "truth": None if self.truth is None else real_array("truth", self.truth),
+        }
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+        name, y_shape, x_shape = self.name, self.operator.y_shape, self.operator.x_shape
+        _check_shape("data", self.data, y_shape, f"{name} gives")
+        if self.mask is not None and self.mask.shape != y_shape:
+            raise ObservationError(
+                f"mask has shape {self.mask.shape}; needed {y_shape}, that of one observation"
+            )
+        self.noise.count(y_shape)  # raises on a sigma of another shape
+        self._check_values()
+        if self.truth is not None:
+            _check_shape("truth", self.truth, x_shape, f"{name} takes")
+            _check_finite("truth", self.truth, "replace them, or leave the truth out")
+
+    @classmethod
+    def read(cls, path: str | Path, operator: str | None = None) -> Self:
+        """Return the observation in an obs.h5.
+
+        operator: `file.py:Class` when the file was made with a user's own operator. That runs
+            `file.py`; a name stored in the observation never does.
+        """
+        stored = obs_file.read(Path(path))
+        name = stored.pop("operator")
+        given = operator or name
+        if ":" in name and operator is None:
+            raise ObservationError(
+                f"{path} was made with the operator {name}; code is not run because a file names "
+                f"it: if you trust that code, pass --operator path/to/{name}"
+            )
+        if ":" in stored["prior"]:
+            log.warning(
+                "%s suggests the prior %s, which is ignored: if you trust that code, pass "
+                "--prior path/to/%s", path, stored["prior"], stored["prior"],
+            )  # fmt: skip
+            stored["prior"] = ""
+        cls_ = registry.operator_class(given)
+        if registry.name_of(cls_).replace("-", "_") != name.replace("-", "_"):
+            raise ObservationError(
+                f"{path} was made with the operator {name}, not {given}: leave --operator out, or "
+                "import the data again for that operator"
+            )
+        return cls(operator=cls_.from_config(stored.pop("parameters")), **stored)
+
+    def write(self, path: str | Path) -> None:
+        """Write an obs.h5; raises `RunError` when it cannot, and then leaves `path` as it was."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields |= {"operator": self.name, "parameters": self.operator.config()}
+        obs_file.write(Path(path), fields)
+
+    @property
+    def name(self) -> str:
+        """Name of the operator, or `file.py:Class` of a user's own."""
+        return registry.name_of(type(self.operator))
+
+    @cached_property
+    def noise(self) -> Gaussian:
+        """Noise model with the mask and the operator's `data_mask` united."""
+        import torch
+
+        from operators.noise import Gaussian
+
+        mask = self.operator.data_mask
+        if self.mask is not None:
+            own = torch.tensor(self.mask)
+            mask = own if mask is None else own | mask.cpu()
+        sigma = self.noise_sigma
+        return Gaussian(sigma if isinstance(sigma, float) else torch.tensor(sigma), mask)
+
+    @cached_property
+    def y(self) -> Tensor:
+        """The data, `(N or 1, *y_shape)` float32; zero where they are not finite (all masked)."""
+        import torch
+
+        data = np.nan_to_num(self.data, nan=0, posinf=0, neginf=0).astype(np.float32)
+        return torch.from_numpy(data.reshape(-1, *self.operator.y_shape))
+
+    def sha256(self) -> str:
+        """Return the digest of all that bears on inference: operator, data, sigma and mask."""
+        digest = hashlib.sha256(self.name.encode())
+        arrays = {"data": self.data, "noise_sigma": self.noise_sigma, "mask": self.mask}
+        for key, value in sorted({**self.operator.config(), **arrays}.items()):
+            digest.update(key.encode())
+            if isinstance(value, np.ndarray):
+                digest.update(f"{value.dtype.str}{value.shape}".encode())
+                digest.update(np.ascontiguousarray(value).tobytes())
+            else:
+                digest.update(obs_file.as_json(value).encode())
+        return digest.hexdigest()
+
+    def _check_values(self) -> None:
+        """Raise on values that are not finite, or all the same, where nothing masks them."""
+        mask = self.noise.mask
+        kept = np.ones(self.operator.y_shape, bool) if mask is None else ~mask.numpy()
+        batch = self.data.reshape(-1, *self.operator.y_shape)
+        _check_finite(
+            "data", np.where(kept, batch, 0).reshape(self.data.shape), "mask them (mask = True)"
+        )
+        values = batch[:, kept]
+        if values.shape[1] > 1 and (values == values[:, :1]).all(axis=1).any():
+            raise ObservationError(
+                f"data are constant ({values[0, 0]:g}) at all {values.shape[1]} unmasked points; "
+                "they say nothing about x: check the file that they came from"
+            )
+
+
+def real_array(name: str, value: Any) -> NDArray[Any]:
+    """Return a read-only native float32 or float64 copy of real numbers of any size or order."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        kind = {"c": "complex", "O": "object", "S": "text", "U": "text"}.get(array.dtype.kind, "")
+        raise ObservationError(
+            f"{name} has dtype {array.dtype}{f' ({kind})' if kind else ''}; needed real numbers: "
+            + ("split it into real and imaginary parts" if kind == "complex" else "convert it")
+        )
+    if array.size == 0:
+        raise ObservationError(f"{name} is empty: it has shape {array.shape}")
+    single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+    array = np.array(array, dtype=np.float32 if single else np.float64)
+    array.setflags(write=False)
+    return array
+
+
+def _boolean(name: str, value: Any) -> NDArray[np.bool_]:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise ObservationError(
+            f"{name} has dtype {array.dtype} and values other than 0 and 1; needed: bool, True "
+            "where a pixel is excluded"
+        )
+    return array.astype(bool)
+
+
+def _check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], whose: str) -> None:
+    if shape not in (array.shape, array.shape[1:]):
+        raise ObservationError(
+            f"{name} has shape {array.shape} but {whose} {shape}: crop or pad it to that shape (a "
+            "leading N for several is fine), or set the operator's shape to fit"
+        )
+
+
+def _check_finite(name: str, array: NDArray[Any], cure: str) -> None:
+    bad = ~np.isfinite(array)
+    if bad.any():
+        first = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ObservationError(
+            f"{name} has {int(bad.sum())} values that are NaN or infinite, first at {first}: {cure}"
+        )

@@ -1,0 +1,280 @@
+"""From an observation to a certified posterior: train, sample, save and load.
+
+obs = invprob.Observation.read("obs.h5")
+posterior = invprob.train(obs, prior="galaxies-64")
+x = posterior.sample(64, seed=0)
+posterior.certificate
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from invprob import registry
+from invprob.certificate import Certificate, Twins, certify
+from invprob.likelihood import Likelihood
+from invprob.observation import Observation
+from invprob.policy import Policy
+from invprob.rtb import Progress, TrainConfig, Trainer
+from invprob.run import Run
+from invprob.trajectory import Propose, batches, rollout
+from operators.errors import ObservationError, RunError
+from priors.base import Prior
+from priors.process import generators
+
+TWINS = 8  # simulated observations behind the EUBO - ELBO gap
+TWIN_PATHS = 4  # rollouts of each
+CERTIFIED = 64  # samples behind the certificate of a training
+BATCH = 32  # samples in flight: bounds memory, changes no result
+
+Array = NDArray[np.float64]
+
+
+class Interrupted(Exception):
+    """Training was asked to stop; the last finished step is saved."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Posterior samples x (n, *x_shape) in physical units with their weights, each (n,)."""
+
+    x: NDArray[np.float32]
+    log_likelihood: Array
+    log_weight: Array  # log w of the path; NaN where the sampler has no density
+    chi2: Array  # per unmasked pixel
+
+
+def draw(
+    prior: Prior,
+    likelihood: Likelihood,
+    sampler: Callable[[Likelihood], Propose],
+    times: tuple[float, ...],
+    n: int,
+    seed: int,
+    eta: float = 1.0,
+    progress: Progress | None = None,
+) -> Draws:
+    """Return n samples of the sampler; sample i under a seed is the same for every n."""
+    parts = []
+    for rows in batches(n, BATCH):
+        if progress:
+            progress("sample", rows.start, n, {})
+        many = likelihood.repeat(len(rows))
+        path = rollout(prior, sampler(many), generators(seed, rows), times, eta)
+        x = prior.decode(path.final)
+        parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
+    if progress:
+        progress("sample", n, n, {})
+    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
+    return Draws(*columns)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """A trained posterior p(x | y) of one observation."""
+
+    observation: Observation
+    prior: Prior
+    prior_name: str
+    policy: Policy
+    certificate: Certificate | None = None
+    seconds: float = 0.0  # of training
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood of the observation."""
+        return bind(self.observation)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The chain's grid of times."""
+        return self.prior.schedule.grid(self.policy.settings["steps"])
+
+    def sample(self, n: int, seed: int = 0) -> NDArray[np.float32]:
+        """Return n posterior samples (n, *x_shape) in physical units."""
+        return self.draw(n, seed).x
+
+    def draw(self, n: int, seed: int = 0, progress: Progress | None = None) -> Draws:
+        """Return n posterior samples with their path weights."""
+        return draw(
+            self.prior,
+            self.likelihood,
+            lambda likelihood: self.policy.propose(self.prior, likelihood),
+            self.times,
+            n,
+            seed,
+            progress=progress,
+        )
+
+    def certify(self, draws: Draws) -> Certificate:
+        """Return the certificate of these draws, with the gap measured after training."""
+        pixels = self.observation.noise.count(self.observation.operator.y_shape)
+        fresh = certify(draws.log_weight, draws.chi2, pixels)
+        known = self.certificate
+        if known is None or known.gap is None or fresh.elbo is None:
+            return fresh
+        return replace(
+            fresh,
+            gap=known.gap,
+            gap_se=known.gap_se,
+            gap_start=known.gap_start,
+            eubo=fresh.elbo + known.gap,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""
+        from safetensors.torch import save_file
+
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        save_file(self.policy.state_dict(), path / "policy.safetensors")
+        if not (path / "obs.h5").exists():
+            self.observation.write(path / "obs.h5")
+        card = {
+            "prior": self.prior_name,
+            "policy": self.policy.settings,
+            "seconds": self.seconds,
+            "certificate": asdict(self.certificate) if self.certificate else None,
+        }
+        (path / "posterior.json").write_text(json.dumps(card, indent=1) + "\n")
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, operator: str | None = None, prior: str | None = None
+    ) -> Posterior:
+        """Read what `save_pretrained` wrote; raises RunError where a file is missing.
+
+        No code named in the folder is run: a posterior with the user's own operator or prior
+        needs its `file.py:Class` given here.
+        """
+        from safetensors.torch import load_file
+
+        path = Path(folder)
+        for name in ("posterior.json", "policy.safetensors", "obs.h5"):
+            if not (path / name).exists():
+                raise RunError(
+                    f"{path} holds no {name}: its training has not finished. "
+                    f"Resume it with `invprob train --resume {path.name}`"
+                )
+        card = json.loads((path / "posterior.json").read_text())
+        observation = Observation.read(path / "obs.h5", operator)
+        name = prior or card["prior"]
+        if prior is None and ":" in name:
+            raise RunError(f"{path.name} was trained with the prior {name}: pass it as the prior")
+        loaded = registry.load_prior(name, observation.operator.x_shape)
+        policy = Policy(loaded, **card["policy"])
+        policy.load_state_dict(load_file(path / "policy.safetensors"))
+        known = card["certificate"]
+        certificate = Certificate(**known) if known else None
+        return cls(observation, loaded, name, policy, certificate, card["seconds"])
+
+
+def bind(observation: Observation) -> Likelihood:
+    """Return the likelihood of an observation."""
+    return Likelihood(observation.operator, observation.noise, observation.y)
+
+
+def resolve_prior(observation: Observation, prior: str | None) -> tuple[str, Prior]:
+    """Return the prior asked for, else the observation's, else the operator's default."""
+    name = prior or observation.prior or observation.operator.default_prior
+    loaded = registry.load_prior(name, observation.operator.x_shape)
+    if loaded.x_shape != observation.operator.x_shape:
+        raise ObservationError(
+            f"prior {name!r} draws x of shape {loaded.x_shape}, the operator needs "
+            f"{observation.operator.x_shape}: choose another prior, or simulate with that shape"
+        )
+    return name, loaded
+
+
+def train(
+    observation: Observation,
+    prior: str | None = None,
+    config: TrainConfig | None = None,
+    run: Run | None = None,
+    progress: Progress | None = None,
+    stop: threading.Event | None = None,
+) -> Posterior:
+    """Return the RTB posterior of one observation, with its certificate.
+
+    With a `run`, checkpoints go there and an interrupted training continues from the last one.
+    Setting `stop` ends it after the current step by `Interrupted`, with everything saved.
+    """
+    config = config or TrainConfig()
+    likelihood = bind(observation)
+    if len(likelihood.y) > 1:
+        raise ObservationError(
+            f"{len(likelihood.y)} observations in one file: train on one at a time"
+        )
+    name, loaded = resolve_prior(observation, prior)
+    trainer = Trainer(loaded, likelihood, config)
+    noise = observation.noise
+    twins = Twins.simulate(
+        loaded, observation.operator, noise, trainer.times, TWINS, seed=config.seed + 1
+    )
+    state = run.load_checkpoint() if run else None
+    if state is None:
+        gap_start = float(twins.gaps(loaded, trainer.average, TWIN_PATHS, config.seed).mean())
+        seconds = 0.0
+    else:
+        trainer.load(state["trainer"])
+        gap_start, seconds = state["gap_start"], state["seconds"]
+    begun = time.monotonic() - seconds
+
+    def save() -> None:
+        if run:
+            facts: dict[str, Any] = {"trainer": trainer.state(), "gap_start": gap_start}
+            run.save_checkpoint(facts | {"seconds": time.monotonic() - begun})
+
+    while trainer.step < trainer.total:
+        if stop is not None and stop.is_set():
+            save()
+            raise Interrupted(f"stopped after step {trainer.step} of {trainer.total}")
+        figures = trainer.advance()
+        stage = "warm start" if trainer.step <= config.warm_steps else "RTB"
+        if run:
+            run.append_metrics({"step": trainer.step, "stage": stage, **figures})
+        if progress:
+            progress(stage, trainer.step, trainer.total, figures)
+        if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
+            save()
+    seconds = time.monotonic() - begun
+    posterior = Posterior(observation, loaded, name, trainer.average, None, seconds)
+    draws = posterior.draw(CERTIFIED, config.seed + 2, progress)
+    gaps = twins.gaps(loaded, trainer.average, TWIN_PATHS, config.seed)
+    pixels = noise.count(observation.operator.y_shape)
+    certificate = certify(draws.log_weight, draws.chi2, pixels, gaps, gap_start)
+    posterior = dataclasses.replace(posterior, certificate=certificate)
+    if run:
+        posterior.save_pretrained(run.path)
+    return posterior
+
+
+def scale_warning(observation: Observation, prior: Prior) -> str:
+    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+    typical = observation.operator(prior.decode(prior.draw(16, seed=0)))
+    expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
+    found = float(np.nanmax(np.abs(np.ma.filled(_unmasked(observation), np.nan))))
+    ratio = found / expected
+    if 0.1 < ratio < 10:
+        return ""
+    return (
+        f"the data peak at {found:.3g}, {ratio:.2g} times what this prior and operator give: "
+        "rescale the data and their noise to the prior's unit"
+    )
+
+
+def _unmasked(observation: Observation) -> np.ma.MaskedArray[Any, Any]:
+    mask = observation.noise.mask
+    hidden = np.zeros(observation.data.shape, bool) | (False if mask is None else mask.numpy())
+    return np.ma.masked_array(observation.data, hidden)

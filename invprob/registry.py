@@ -1,0 +1,183 @@
+"""The folder is the registry: operators, priors and baselines go by the name of their file.
+
+A module of `operators/`, `priors/` or `invprob/baselines/` is one of its kind; so is a folder below
+`priors/weights/` that holds `invprob.json`. Listing reads the sources with `ast`, so it loads no
+torch. In names '-' and '_' mean the same. `file.py:Class` runs the user's own file.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from operators.errors import UnknownName
+
+if TYPE_CHECKING:
+    from invprob.baselines.base import Baseline
+    from operators.base import ForwardOperator
+    from priors.base import Prior
+
+__all__ = ["baseline_class", "load_prior", "name_of", "names", "operator_class", "summary"]
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = {"operators": "operators", "priors": "priors", "baselines": "invprob.baselines"}
+BASES = {"operators": "ForwardOperator", "priors": "Prior", "baselines": "Baseline"}
+WEIGHTS = ROOT / "priors" / "weights"
+SHARED = {  # modules that serve the others and are not themselves of the kind
+    "operators": {"base", "errors", "noise"},
+    "priors": {"base", "pixel", "process", "training"},
+    "baselines": {"base"},
+}
+
+
+def operator_class(name: str) -> type[ForwardOperator]:
+    """Return the operator class of that name, or of `file.py:Class`; raises `UnknownName`."""
+    cls: type[ForwardOperator] = _load_class("operators", name)
+    return cls
+
+
+def baseline_class(name: str) -> type[Baseline]:
+    """Return the baseline class of that name, or of `file.py:Class`; raises `UnknownName`."""
+    cls: type[Baseline] = _load_class("baselines", name)
+    return cls
+
+
+def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prior:
+    """Return the prior of that name, of a local prior folder, or of `file.py:Class`.
+
+    x_shape: shape of the unknowns, for priors that come in any shape; weights have their own.
+    Raises `UnknownName` at once for anything else: nothing is ever downloaded.
+    """
+    text = str(name)
+    shipped = {_key(n): folder for n, folder in _weights().items()}
+    folder = shipped.get(_key(text), Path(text))
+    if (folder / "invprob.json").is_file():
+        from priors.pixel import Pixel
+
+        return Pixel.load(folder)
+    if "/" in text and ":" not in text:
+        raise UnknownName(
+            f"no prior folder {text!r} (a folder that holds invprob.json). Priors are not "
+            "downloaded: fetch it yourself and give the local path, or use one of "
+            + ", ".join(names("priors"))
+        )
+    cls = _load_class("priors", text)
+    prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
+    return prior
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Return the sorted names of a kind: "operators", "priors" or "baselines"; imports nothing."""
+    return tuple(sorted([*_modules(kind), *(_weights() if kind == "priors" else {})]))
+
+
+def summary(kind: str, name: str) -> str:
+    """Return the one-line summary of a name, read from its source or its invprob.json."""
+    known = _resolve(kind, name)
+    if kind == "priors" and known in _weights():
+        try:
+            facts = json.loads((_weights()[known] / "invprob.json").read_text())
+            size = " x ".join(str(n) for n in facts["x_shape"])
+            return str(facts.get("summary", f"trained diffusion prior on {size} pixels"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return f"damaged: invprob.json cannot be read ({error})"
+    for node in ast.walk(ast.parse(_modules(kind)[known].read_text())):
+        match node:
+            case (
+                ast.Assign(targets=[ast.Name("summary")], value=ast.Constant(str(text)))
+                | ast.AnnAssign(target=ast.Name("summary"), value=ast.Constant(str(text)))
+            ):
+                return text
+    return ""
+
+
+def name_of(cls: type) -> str:
+    """Return the registered name of a class, or `file.py:Class` (no folder) for a user's own."""
+    package, _, module = cls.__module__.rpartition(".")
+    if package in PACKAGES.values():
+        return module
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None) or "interactive.py"
+    return f"{Path(file).name}:{cls.__qualname__}"
+
+
+def _load_class(kind: str, name: str) -> Any:
+    """Return the first complete class of the kind that the module defines, or the one named."""
+    base = getattr(importlib.import_module(f"{PACKAGES[kind]}.base"), BASES[kind])
+    file, colon, wanted = name.rpartition(":")
+    if colon:
+        module = _run_file(Path(file))
+    else:
+        module = importlib.import_module(f"{PACKAGES[kind]}.{_resolve(kind, name)}")
+    found = {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    }
+    if colon and wanted in found:
+        return found[wanted]
+    if colon or not found:
+        raise UnknownName(
+            f"{file or module.__name__} has no complete {base.__name__} named "
+            f"{wanted!r}{_near(wanted, found)} It has: {', '.join(found) or 'none'}"
+        )
+    return next(iter(found.values()))
+
+
+def _run_file(path: Path) -> ModuleType:
+    if path.suffix != ".py" or not path.is_file():
+        others = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        raise UnknownName(f"no Python file {str(path)!r}{_near(path.name, others)}")
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    name = f"{path.stem}_{digest}"  # never the name of an installed package
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        SourceFileLoader(name, str(path)).exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UnknownName(f"{path} does not run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _resolve(kind: str, name: str) -> str:
+    """Return `name` as it is spelt on disk; raises `UnknownName` with the list."""
+    known = names(kind)
+    for candidate in known:
+        if _key(candidate) == _key(name):
+            return candidate
+    raise UnknownName(
+        f"no {kind[:-1]} named {name!r}{_near(name, known)} Known: {', '.join(known) or 'none'}"
+    )
+
+
+def _near(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _modules(kind: str) -> dict[str, Path]:
+    if kind not in PACKAGES:
+        raise UnknownName(f"no kind named {kind!r}; needed one of {', '.join(PACKAGES)}")
+    files = (ROOT / PACKAGES[kind].replace(".", "/")).glob("[!_]*.py")
+    return {f.stem: f for f in files if f.stem not in SHARED[kind]}
+
+
+def _weights() -> dict[str, Path]:
+    return {f.parent.name: f.parent for f in WEIGHTS.glob("*/invprob.json")}

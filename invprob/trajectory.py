@@ -1,0 +1,186 @@
+"""Trajectories of the reverse chain: the only place that walks one.
+
+    log w(tau) = log p(y | x_0) + sum_t [ log p(z_s | z_t) - log q(z_s | z_t) ]
+
+Prior p and policy q share the kernel's variance v and differ by the shift u of the clean estimate,
+so with e = z_s - m_q and m_q - m_p = pull u, each log-ratio is free of cancellation:
+
+    log p - log q = -[ 2 e . (pull u) + |pull u|^2 ] / (2 v)           (summed in float64)
+
+The last step z_0 = zhat_0 is deterministic and shared, so it has no density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from invprob.likelihood import Likelihood
+from priors.base import Prior
+from priors.process import randn
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """What the prior and the data say at one state: all that a policy may read."""
+
+    clean: Tensor  # zhat_0 of the prior, (B, *z_shape)
+    delta: Tensor  # proximal shift towards the data, (B, *z_shape)
+    score: Tensor  # gradient of log p(y | x) in z at zhat_0, (B, *z_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One proposal of a sampler at state z: the prior's clean estimate and a shift of it."""
+
+    clean: Tensor  # (B, *z_shape)
+    shift: Tensor  # u, (B, *z_shape)
+    guidance: Guidance | None = None  # kept for the gradient of a trained policy
+    state: Tensor | None = None  # z after the sampler has changed it, if it has
+
+
+Propose = Callable[[Tensor, float, int], Move]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """States z at the grid's times (N, B, *z_shape), the guidance met there, and z_0."""
+
+    times: tuple[float, ...]
+    states: Tensor
+    guidance: tuple[Guidance | None, ...]  # N - 1: one per transition
+    final: Tensor  # z_0, (B, *z_shape)
+    log_ratio: Tensor  # sum log p - log q, (B,) float64; NaN where q has no density
+
+    def log_weight(self, prior: Prior, likelihood: Likelihood) -> Tensor:
+        """Return log w, (B,) float64."""
+        return self.log_ratio + likelihood.log_prob(prior.decode(self.final))
+
+
+def guide(
+    prior: Prior, likelihood: Likelihood, z: Tensor, t: float, clean: Tensor | None = None
+) -> Guidance:
+    """Return the guidance at state z (B, *z_shape) and time t.
+
+    Costs one network evaluation, or none where the clean estimate is already known.
+    """
+    with torch.no_grad():
+        if clean is None:
+            clean = prior.denoise(z, t)
+        x = prior.decode(clean)
+        delta = likelihood.shift(x, prior.covariance(z, t, clean))
+        score = prior.scale**2 * likelihood.score(x)
+        return Guidance(clean, prior.encode(x + delta) - clean, prior.encode(x + score) - clean)
+
+
+def step_log_ratio(noise: Tensor, shift: Tensor, variance: float) -> Tensor:
+    """Return log p - log q of one step, (B,) float64; noise = z_s - m_q, shift = m_q - m_p."""
+    cross = (2 * noise.double() + shift.double()) * shift.double()
+    return -cross.flatten(1).sum(1) / (2 * variance)
+
+
+def rollout(
+    prior: Prior,
+    propose: Propose,
+    sources: list[torch.Generator],
+    times: tuple[float, ...],
+    eta: float = 1.0,
+) -> Trajectory:
+    """Return trajectories of a sampler, one per source of randomness.
+
+    `times` may climb: from a lower to a higher time the state is noised by the Markov kernel.
+    log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
+    variance: eta other than 1, climbs, or a state changed outside the kernel.
+    """
+    like = torch.empty(0)
+    z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
+    states, met = [z], []
+    total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+    with torch.no_grad():
+        for i, (t, s) in enumerate(pairwise(times)):
+            eps = randn(prior.z_shape, sources, like)
+            if s > t:
+                carry, spread = prior.schedule.forward(t, s)
+                z, move = carry * z + spread * eps, None
+            else:
+                kernel = prior.schedule.kernel(t, s, eta)
+                move = propose(z, t, i)
+                noise, shift = kernel.variance**0.5 * eps, kernel.pull * move.shift
+                if move.state is None and eta == 1.0:
+                    total += step_log_ratio(noise, shift, kernel.variance)
+                else:
+                    total += torch.nan
+                z = kernel.mean(z if move.state is None else move.state, move.clean) + shift + noise
+            states.append(z)
+            met.append(move.guidance if move else None)
+        final = prior.denoise(z, times[-1])
+    return Trajectory(times, torch.stack(states), tuple(met), final, total)
+
+
+def prior_paths(
+    prior: Prior, sources: list[torch.Generator], times: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return the states and clean estimates, each (N, B, *z_shape), of chains of the prior.
+
+    The last clean estimate is z_0: an exact draw from the discretised prior.
+    """
+    cleans: list[Tensor] = []
+
+    def propose(z: Tensor, t: float, i: int) -> Move:
+        cleans.append(prior.denoise(z, t))
+        return Move(cleans[-1], torch.zeros_like(z))
+
+    path = rollout(prior, propose, sources, times)
+    return path.states, torch.stack([*cleans, path.final])
+
+
+def noise_back(
+    prior: Prior, z0: Tensor, sources: list[torch.Generator], times: tuple[float, ...]
+) -> tuple[Tensor, Tensor]:
+    """Return states and clean estimates of paths noised back from z0 by the Markov kernel."""
+    with torch.no_grad():
+        z = prior.schedule.noise(z0, 0.0, randn(prior.z_shape, sources, z0))
+        states = [z]
+        for s, t in zip(times[:0:-1], times[-2::-1], strict=True):
+            carry, spread = prior.schedule.forward(s, t)
+            z = carry * z + spread * randn(prior.z_shape, sources, z0)
+            states.append(z)
+        states.reverse()
+        cleans = [prior.denoise(z, t) for z, t in zip(states, times, strict=True)]
+    return torch.stack(states), torch.stack(cleans)
+
+
+def path_guidance(
+    prior: Prior, likelihood: Likelihood, states: Tensor, cleans: Tensor, times: tuple[float, ...]
+) -> tuple[Guidance, ...]:
+    """Return the guidance along paths whose clean estimates are known: no network evaluation."""
+    steps = zip(states, times[:-1], cleans, strict=False)
+    return tuple(guide(prior, likelihood, z, t, clean) for z, t, clean in steps)
+
+
+def score_path(
+    prior: Prior,
+    shift: Callable[[Tensor, Guidance, int], Tensor],
+    guidance: tuple[Guidance, ...],
+    states: Tensor,
+    final: Tensor,
+    times: tuple[float, ...],
+) -> Trajectory:
+    """Return given paths scored under the policy `shift`."""
+    total = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device)
+    with torch.no_grad():
+        for i, (t, s) in enumerate(pairwise(times)):
+            kernel, met = prior.schedule.kernel(t, s), guidance[i]
+            moved = kernel.pull * shift(states[i], met, i)
+            noise = states[i + 1] - kernel.mean(states[i], met.clean) - moved
+            total += step_log_ratio(noise, moved, kernel.variance)
+    return Trajectory(times, states, guidance, final, total)
+
+
+def batches(n: int, size: int) -> list[range]:
+    """Return index ranges of at most `size` that cover 0..n-1."""
+    return [range(i, min(i + size, n)) for i in range(0, n, size)]

@@ -1,0 +1,119 @@
+"""The covariance of a denoiser's error on images, measured: what guidance assumes of it.
+
+    z_0 - zhat_0 ~ N(0, R),   R = D F^-1 P F D
+    D^2 = floor(t) + slope(t) * (smoothed |zhat_0|),   P = P(k, t)
+
+The errors of a network that has learned galaxies are far from white: they are as smooth as the
+galaxies are and lie where the light is. D is fitted to the squared errors as a function of local
+brightness, P is the mean power spectrum of the errors divided by D. A single number r2 = tr R / d
+(Boys et al. 2023, arXiv 2310.06721) is the special case of a flat D and P.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from priors.process import generators, randn
+
+if TYPE_CHECKING:
+    from priors.base import Prior
+
+BANDS = (0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 11.0, 16.0, 23.0, 33.0)  # lower edges, cycles per image
+SMOOTHING = (0.06, 0.24, 0.40, 0.24, 0.06)  # of |zhat_0|, px
+FLOOR = 1e-3  # least floor(t), as a fraction of the mean squared error
+TIMES = 21
+DRAWS = 192
+
+
+@dataclass(frozen=True)
+class ResidualModel:
+    """Tables over even times from 0 to 1, in model units; `log_spectrum` is (times, bands)."""
+
+    floor: tuple[float, ...]
+    slope: tuple[float, ...]
+    log_spectrum: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def fit(cls, prior: Prior, seed: int) -> ResidualModel:
+        """Measure the model on noised draws of an image prior."""
+        z0 = prior.draw(DRAWS, seed)
+        sources = generators(seed + 1, range(DRAWS))
+        rows = []
+        for t in np.linspace(0, 1, TIMES).tolist():
+            with torch.no_grad():
+                eps = randn(prior.z_shape, sources, z0)
+                clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
+            error, image = prior.decode(clean - z0), prior.decode(clean)
+            rows.append(_fit(error / prior.scale, image / prior.scale))
+        floor, slope, spectrum = zip(*rows, strict=True)
+        return cls(floor, slope, tuple(tuple(row) for row in spectrum))
+
+    def covariance(self, t: float, clean: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return u -> R u on images (B, H, W), given the clean estimate (B, H, W) at time t."""
+        where = t * (len(self.floor) - 1)
+        low = min(int(where), len(self.floor) - 2)
+        mix = where - low
+
+        def at(table: tuple[float, ...]) -> float:
+            return (1 - mix) * table[low] + mix * table[low + 1]
+
+        bands = tuple(at(column) for column in zip(*self.log_spectrum, strict=True))
+        shape = (int(clean.shape[-2]), int(clean.shape[-1]))
+        power = _power(bands, shape).to(clean)
+        spread = (at(self.floor) + at(self.slope) * smoothed(clean)).sqrt()
+
+        def apply(u: Tensor) -> Tensor:
+            out: Tensor = spread * torch.fft.irfft2(power * torch.fft.rfft2(spread * u), s=shape)
+            return out
+
+        return apply
+
+
+def smoothed(clean: Tensor) -> Tensor:
+    """Return |clean| (B, H, W) after a light separable smoothing."""
+    weights = torch.tensor(SMOOTHING).to(clean)
+    rows = conv2d(clean[:, None].abs(), weights.view(1, 1, 1, -1), padding=(0, 2))
+    return conv2d(rows, weights.view(1, 1, -1, 1), padding=(2, 0))[:, 0]
+
+
+def _fit(error: Tensor, clean: Tensor) -> tuple[float, float, NDArray[np.float64]]:
+    """Return floor, slope and log P per band of errors (B, H, W)."""
+    bright, square = smoothed(clean).double().flatten().numpy(), error.double().square()
+    edges = np.quantile(bright, np.linspace(0, 1, 41))
+    group = np.clip(np.searchsorted(edges, bright) - 1, 0, 39)
+    count = np.maximum(np.bincount(group, minlength=40), 1)
+    x = np.bincount(group, bright, 40) / count
+    y = np.bincount(group, square.flatten().numpy(), 40) / count
+    weight = 1 / np.maximum(y, 1e-12)  # relative errors: faint pixels count as bright ones do
+    floor, slope = nnls(np.stack([weight, weight * x], 1), np.ones(40))[0]
+    floor = max(float(floor), FLOOR * float(square.mean()))
+    white = error / (floor + slope * smoothed(clean)).sqrt()
+    power = torch.fft.rfft2(white, norm="ortho").abs().double().square().mean(0).flatten().numpy()
+    band = np.searchsorted(BANDS, _frequencies(tuple(error.shape[-2:])).ravel(), side="right") - 1
+    total, many = (np.bincount(band, w, len(BANDS)) for w in (power, np.ones_like(power)))
+    return floor, float(slope), np.log(total / np.maximum(many, 1) + 1e-12)
+
+
+def _frequencies(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return |k| in cycles per image of the half-plane of `rfft2`."""
+    ky, kx = np.fft.fftfreq(shape[0]) * shape[0], np.fft.rfftfreq(shape[1]) * shape[1]
+    frequencies: NDArray[np.float64] = np.hypot(ky[:, None], kx)
+    return frequencies
+
+
+@lru_cache(maxsize=256)
+def _power(bands: tuple[float, ...], shape: tuple[int, int]) -> Tensor:
+    """Return P on the half-plane of `rfft2`, interpolated in log P over log(1 + k)."""
+    centres = np.log1p((np.array(BANDS) + np.append(BANDS[1:], 1.4 * BANDS[-1])) / 2)
+    centres[0] = 0.0  # the first band holds k = 0 alone
+    return torch.from_numpy(np.exp(np.interp(np.log1p(_frequencies(shape)), centres, bands)))

@@ -1,0 +1,83 @@
+"""The one interface that inference sees of a prior.
+
+A prior is a diffusion process (`Schedule`), a denoiser E[z_0 | z_t] and a decoder z -> x:
+
+    x = offset + scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
+
+Model units (z, about unit variance) and physical units (x) meet only in `encode` and `decode`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from priors.process import Schedule, generators, randn
+
+RESIDUAL_TIMES = 41  # times at which the residual variance is tabulated
+
+
+class Prior(ABC):
+    """A diffusion prior over images or vectors x."""
+
+    summary: ClassVar[str] = ""
+    schedule: Schedule
+    z_shape: tuple[int, ...]
+    x_shape: tuple[int, ...]
+    steps: int = 40  # default length of the chain
+    scale: float = 1.0  # x per unit z
+    unit: str = ""
+    bank: Tensor | None = None  # stored draws of the chain, for priors too dear to run often
+
+    @abstractmethod
+    def denoise(self, z: Tensor, t: float) -> Tensor:
+        """Return E[z_0 | z_t = z], shape (B, *z_shape)."""
+
+    @abstractmethod
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n draws of z_0, (n, *z_shape): exact ones where known, else stored ones."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return x in physical units, (B, *x_shape), of z (B, *z_shape)."""
+        return self.scale * z
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return z (B, *z_shape) of x (B, *x_shape): the inverse of `decode`."""
+        return x / self.scale
+
+    def covariance(self, z: Tensor, t: float, clean: Tensor) -> float | Callable[[Tensor], Tensor]:
+        """Return Cov(x | z_t = z), which guidance assumes: r2 of r2 I, or the map u -> R u.
+
+        `clean` is denoise(z, t); u is (B, *x_shape) in physical units. A prior that knows its
+        covariance, or has measured it, says so here; the fallback is isotropic and calibrated.
+        """
+        return self.scale**2 * self.residual_variance(t)
+
+    @cached_property
+    def residuals(self) -> tuple[float, ...]:
+        """E|z_0 - E[z_0 | z_t]|^2 / d on even times from 0 to 1, measured on noised draws."""
+        return tuple(
+            self.residual_error(self.draw(256, seed=0), float(t), seed=1)
+            for t in np.linspace(0, 1, RESIDUAL_TIMES)
+        )
+
+    def residual_error(self, z0: Tensor, t: float, seed: int) -> float:
+        """Return the mean squared denoising error per dimension of z0 (n, *z_shape) at time t."""
+        eps = randn(self.z_shape, generators(seed, range(len(z0))), z0)
+        with torch.no_grad():
+            clean = self.denoise(self.schedule.noise(z0, t, eps), t)
+        return float((clean - z0).double().square().mean())
+
+    def residual_variance(self, t: float) -> float:
+        """Return r2(t) = E|z_0 - zhat_0|^2 / d, the denoiser's mean squared error (model units).
+
+        Measured, not guessed: interpolated in log r2 from `residuals`.
+        """
+        times = np.linspace(0, 1, len(self.residuals))
+        return float(np.exp(np.interp(t, times, np.log(self.residuals))))

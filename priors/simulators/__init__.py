@@ -1,0 +1,1 @@
+"""Simulators that draw training data for the shipped priors."""

@@ -1,0 +1,129 @@
+"""Training of pixel diffusion priors: v-prediction, exponential moving average, resume.
+
+    loss = E |F(z_t, t) - v|^2 / d,   v = alpha eps - sigma z_0
+
+(Salimans & Ho 2022, arXiv 2202.00512). Under a VP process and data of unit variance this is the
+EDM-preconditioned loss (Karras et al. 2022, arXiv 2206.00364): the network's target has unit
+variance at every noise level. Levels are drawn three quarters from a log-normal around the
+informative ones, one quarter evenly.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from priors.process import Schedule
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of one training; the defaults trained the shipped 64x64 prior."""
+
+    steps: int = 10_000
+    batch: int = 32
+    rate: float = 8e-4
+    warmup: int = 200
+    ema: float = 0.999
+    rho_centre: float = 0.6
+    rho_spread: float = 1.3
+    seed: int = 0
+    checkpoint_every: int = 250
+
+
+def dihedral(images: Tensor, which: Tensor) -> Tensor:
+    """Return images (B, H, H), each turned and flipped by its symmetry number 0..7 (B,)."""
+    out = []
+    for image, k in zip(images, which.tolist(), strict=True):
+        turned = torch.rot90(image, k % 4)
+        out.append(turned.flip(0) if k >= 4 else turned)
+    return torch.stack(out)
+
+
+def levels(schedule: Schedule, config: Training, generator: torch.Generator) -> Tensor:
+    """Return times (batch,) of one training batch."""
+    low, high = math.log(schedule.rho_min), math.log(schedule.rho_max)
+    shape = (config.batch,)
+    peaked = math.log(config.rho_centre) + config.rho_spread * torch.randn(
+        shape, generator=generator
+    )
+    even = low + (high - low) * torch.rand(shape, generator=generator)
+    pick = torch.rand(shape, generator=generator) < 0.75
+    return ((torch.where(pick, peaked, even) - low) / (high - low)).clamp(0, 1)
+
+
+def train(
+    network: torch.nn.Module,
+    encode: Callable[[Tensor], Tensor],
+    images: NDArray[np.float32],
+    schedule: Schedule,
+    config: Training,
+    checkpoint: Path,
+) -> Iterator[tuple[int, float, dict[str, Tensor]]]:
+    """Train `network` on images (n, H, H); yield (step, mean loss, averaged weights).
+
+    One item is yielded at every checkpoint, after it is on disk. An interrupted training resumes
+    from `checkpoint` and ends with the same weights as an uninterrupted one.
+    """
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = {k: v.clone() for k, v in network.state_dict().items()}
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.9, 0.99))
+    generator = torch.Generator().manual_seed(config.seed)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        generator.set_state(state["generator"])
+        average, start = state["average"], state["step"]
+    pool, losses = torch.from_numpy(images), []
+    for step in range(start, config.steps):
+        rate = min(1.0, (step + 1) / config.warmup)
+        rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate * max(rate, 1e-3)
+        which = torch.randint(len(pool), (config.batch,), generator=generator)
+        turn = torch.randint(8, (config.batch,), generator=generator)
+        z0 = encode(dihedral(pool[which], turn))
+        t = levels(schedule, config, generator)
+        eps = torch.randn(z0.shape, generator=generator)
+        rho = torch.tensor([schedule.rho(float(x)) for x in t]).view(-1, 1, 1, 1)
+        alpha = (1 + rho**2) ** -0.5
+        zt, target = alpha * (z0 + rho * eps), alpha * (eps - rho * z0)
+        loss = (network(zt, t * 999).sample - target).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+        decay = min(config.ema, (step + 1) / (step + 10))
+        with torch.no_grad():
+            for key, value in network.state_dict().items():
+                average[key].lerp_(value, 1 - decay)
+        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+            state = {
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "generator": generator.get_state(),
+                "average": average,
+                "step": step + 1,
+            }
+            _write(state, checkpoint)
+            yield step + 1, float(np.mean(losses)), average
+            losses = []
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint whole or not at all."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
