@@ -109,8 +109,10 @@ def _verdict(
             f"do not trust: chi2 per pixel {chi2:.2f} where 1.00 is expected, the data are "
             f"{side}-fitted; check the noise level and flux scale, or train longer"
         )
-    if ess is None or k is None:
+    if ess is None:
         return "no statement: this sampler has no path density, only its fit to the data is known"
+    if k is None:
+        return f"no statement: {n} samples are too few to judge their weights; draw at least 25"
     if ess > 0.5 * n and k < PARETO_LIMIT:
         return f"trust: path weights are almost even (ESS {ess / n:.0%} of {n}, Pareto k {k:.2f})"
     if k < PARETO_LIMIT:

@@ -45,7 +45,7 @@ def compare(
     prior: str | None = None,
     baselines: tuple[str, ...] = ("dps",),
     posterior: Posterior | None = None,
-    n: int = 16,
+    n: int = 32,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Result]:
@@ -86,6 +86,9 @@ def compare(
 def parse(text: str) -> Baseline:
     """Return the baseline of "name" or "name:key=value,key=value"."""
     name, _, settings = text.partition(":")
+    if name.endswith(".py"):  # file.py:Class, then its settings
+        part, _, settings = settings.partition(":")
+        name = f"{name}:{part}"
     cls: type[Baseline] = registry.baseline_class(name)
     kinds = get_type_hints(cls)
     known = {f.name: kinds[f.name] for f in fields(cls)}  # type: ignore[arg-type]

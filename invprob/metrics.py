@@ -33,18 +33,18 @@ def against_truth(samples: Array, truth: Array) -> dict[str, float | None]:
 def coverage(samples: Array, truth: Array, level: float = 0.9) -> float | None:
     """Return the share of bright pixels whose central interval of samples holds the truth.
 
-    A pixel is bright above `BRIGHT` of the truth's peak. None with under 8 samples: their
-    interval is not defined well enough. The interval runs between order statistics placed so that
-    n exact samples cover with probability `level`.
+    A pixel is bright above `BRIGHT` of the truth's peak. The interval runs between the order
+    statistics that n exact samples cover with probability `level`; None where n is too small to
+    have them (under 19 samples at 90%).
     """
     n = len(samples)
-    if n < 8:
+    tail = (n + 1) * (1 - level) / 2
+    if tail < 1 - 1e-9:
         return None
     bright = np.abs(truth) > BRIGHT * np.abs(truth).max()
     # between the order statistics a and n + 1 - a of n exact samples lies (n + 1 - 2a) / (n + 1)
-    tail = (n + 1) * (1 - level) / 2
-    position = np.clip(np.array([tail - 1, n - tail]) / (n - 1), 0, 1)
-    low, high = np.quantile(samples[:, bright], position, axis=0)
+    where = np.clip(np.array([tail - 1, n - tail]) / (n - 1), 0, 1)  # rounding only
+    low, high = np.quantile(samples[:, bright], where, axis=0)
     return float(((truth[bright] >= low) & (truth[bright] <= high)).mean())
 
 

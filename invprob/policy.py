@@ -62,7 +62,7 @@ class Policy(nn.Module):
 
         def move(z: Tensor, t: float, i: int) -> Move:
             met = guide(prior, likelihood, z, t)
-            return Move(met.clean, self(z, met, i), met)
+            return Move(met.clean, self(z, met, i), guidance=met)
 
         return move
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from invprob import registry
 from invprob.certificate import Certificate, Twins, certify
@@ -28,15 +30,12 @@ from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.run import Run
-from invprob.trajectory import Propose, batches, rollout
+from invprob.trajectory import Move, Propose, batches, rollout
 from operators.errors import ObservationError, RunError
 from priors.base import Prior
 from priors.process import generators
 
-TWINS = 8  # simulated observations behind the EUBO - ELBO gap
-TWIN_PATHS = 4  # rollouts of each
-CERTIFIED = 64  # samples behind the certificate of a training
-BATCH = 32  # samples in flight: bounds memory, changes no result
+IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
 
 Array = NDArray[np.float64]
 
@@ -66,12 +65,21 @@ def draw(
     progress: Progress | None = None,
 ) -> Draws:
     """Return n samples of the sampler; sample i under a seed is the same for every n."""
+
+    def watched(propose: Propose, rows: range) -> Propose:
+        """Report progress, in samples, as the chains of a batch advance."""
+
+        def move(z: Tensor, t: float, i: int) -> Move:
+            if progress:
+                progress("sample", rows.start + int(len(rows) * i / len(times)), n, {})
+            return propose(z, t, i)
+
+        return move
+
     parts = []
-    for rows in batches(n, BATCH):
-        if progress:
-            progress("sample", rows.start, n, {})
+    for rows in batches(n, max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))):
         many = likelihood.repeat(len(rows))
-        path = rollout(prior, sampler(many), generators(seed, rows), times, eta)
+        path = rollout(prior, watched(sampler(many), rows), generators(seed, rows), times, eta)
         x = prior.decode(path.final)
         parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
     if progress:
@@ -220,11 +228,13 @@ def train(
     trainer = Trainer(loaded, likelihood, config)
     noise = observation.noise
     twins = Twins.simulate(
-        loaded, observation.operator, noise, trainer.times, TWINS, seed=config.seed + 1
+        loaded, observation.operator, noise, trainer.times, config.twins, seed=config.seed + 1
     )
     state = run.load_checkpoint() if run else None
     if state is None:
-        gap_start = float(twins.gaps(loaded, trainer.average, TWIN_PATHS, config.seed).mean())
+        gap_start = float(
+            twins.gaps(loaded, trainer.average, config.twin_paths, config.seed).mean()
+        )
         seconds = 0.0
     else:
         trainer.load(state["trainer"])
@@ -250,8 +260,8 @@ def train(
             save()
     seconds = time.monotonic() - begun
     posterior = Posterior(observation, loaded, name, trainer.average, None, seconds)
-    draws = posterior.draw(CERTIFIED, config.seed + 2, progress)
-    gaps = twins.gaps(loaded, trainer.average, TWIN_PATHS, config.seed)
+    draws = posterior.draw(config.certified, config.seed + 2, progress)
+    gaps = twins.gaps(loaded, trainer.average, config.twin_paths, config.seed)
     pixels = noise.count(observation.operator.y_shape)
     certificate = certify(draws.log_weight, draws.chi2, pixels, gaps, gap_start)
     posterior = dataclasses.replace(posterior, certificate=certificate)

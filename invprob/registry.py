@@ -111,12 +111,12 @@ def name_of(cls: type) -> str:
 
 def _load_class(kind: str, name: str) -> Any:
     """Return the first complete class of the kind that the module defines, or the one named."""
-    base = getattr(importlib.import_module(f"{PACKAGES[kind]}.base"), BASES[kind])
     file, colon, wanted = name.rpartition(":")
-    if colon:
-        module = _run_file(Path(file))
-    else:
-        module = importlib.import_module(f"{PACKAGES[kind]}.{_resolve(kind, name)}")
+    known = "" if colon else _resolve(kind, name)  # a wrong name costs no import of torch
+    base = getattr(importlib.import_module(f"{PACKAGES[kind]}.base"), BASES[kind])
+    module = (
+        _run_file(Path(file)) if colon else importlib.import_module(f"{PACKAGES[kind]}.{known}")
+    )
     found = {
         key: value
         for key, value in vars(module).items()

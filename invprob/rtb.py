@@ -15,7 +15,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.trajectory import Trajectory, batches, guide, prior_paths, rollout
-from operators.errors import NumericalError
+from operators.errors import NumericalError, ObservationError
 from priors.base import Prior
 from priors.process import generators
 
@@ -55,6 +55,26 @@ class TrainConfig:
     seed: int = 0
     checkpoint_every: int = 50
     max_bad_steps: int = 5  # non-finite losses before training stops
+    certified: int = 64  # samples behind the certificate
+    twins: int = 8  # simulated observations behind its EUBO - ELBO gap
+    twin_paths: int = 4  # rollouts of each
+
+    def __post_init__(self) -> None:
+        at_least = {
+            "width": 8,
+            "warm_batch": self.warm_times,
+            "paths": 2,
+            "certified": 2,
+            "twins": 2,
+        }
+        for name, value in asdict(self).items():
+            least = at_least.get(
+                name, 1 if name.endswith(("every", "times", "paths", "bank")) else 0
+            )
+            if value is not None and value < least:
+                raise ObservationError(f"{name} must be at least {least}, found {value}")
+        if self.width % 8:
+            raise ObservationError(f"width must be a multiple of 8, found {self.width}")
 
 
 class Trainer:
@@ -191,14 +211,20 @@ def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -
 
     `gap` is log w - log Z of every path. The second pass: one step at a time, no prior network.
     """
-    weight = 2 * gap.flatten() / gap.numel()
-    for i, (t, s) in enumerate(pairwise(paths.times)):
-        kernel, met = prior.schedule.kernel(t, s), paths.guidance[i]
+    weight = (2 * gap.flatten() / gap.numel()).view(-1, *[1] * (paths.final.ndim - 1))
+    schedule, times = prior.schedule, paths.times
+    # d(-log q) of a step is -(e / v) . d(mean), and a shift acts on its own step and on the next
+    force = [
+        -schedule.kernel(t, s).pull / schedule.kernel(t, s).variance * noise
+        for (t, s), noise in zip(pairwise(times), paths.noise, strict=True)
+    ]
+    leads = [0.0] + [schedule.lead(*times[i : i + 3]) for i in range(len(times) - 2)]
+    for i, met in enumerate(paths.guidance):
         assert met is not None  # a policy's rollout keeps what it met
-        shift = policy(paths.states[i], met, i)
-        noise = paths.states[i + 1] - kernel.mean(paths.states[i], met.clean) - kernel.pull * shift
-        minus_log_q = noise.double().square().flatten(1).sum(1) / (2 * kernel.variance)
-        (weight * minus_log_q).sum().backward()
+        slope = (1 + leads[i]) * force[i]
+        if i + 1 < len(force):
+            slope = slope - leads[i + 1] * force[i + 1]
+        (weight * slope * policy(paths.states[i], met, i)).sum().backward()
 
 
 def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Tensor:

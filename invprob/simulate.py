@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from invprob.observation import Observation
+from invprob.trajectory import prior_paths
 from operators.base import ForwardOperator
 from operators.errors import ObservationError
 from operators.noise import Gaussian
 from priors.base import Prior
+from priors.process import generators
 
 log = logging.getLogger("invprob")
 
@@ -44,8 +46,9 @@ def simulate(
 
 
 def draw_truth(prior: Prior, seed: int) -> NDArray[np.float64]:
-    """Return one draw x (*x_shape) of the prior."""
-    return prior.decode(prior.draw(1, seed))[0].double().numpy()
+    """Return one draw x (*x_shape) of the prior's chain, new for every seed."""
+    _, cleans = prior_paths(prior, generators(seed, range(1)), prior.schedule.grid(prior.steps))
+    return prior.decode(cleans[-1])[0].double().numpy()
 
 
 def fit_truth(image: NDArray[np.float64], prior: Prior) -> NDArray[np.float64]:

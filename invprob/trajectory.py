@@ -2,10 +2,11 @@
 
     log w(tau) = log p(y | x_0) + sum_t [ log p(z_s | z_t) - log q(z_s | z_t) ]
 
-Prior p and policy q share the kernel's variance v and differ by the shift u of the clean estimate,
-so with e = z_s - m_q and m_q - m_p = pull u, each log-ratio is free of cancellation:
+Prior p and policy q share the kernel's variance v and differ by the shift u of the clean estimate.
+Both lead their estimates by half a step (`priors.process`): L u = u + lead (u - u'), u' the shift
+of the step before. With e = z_s - m_q and m_q - m_p = pull L u no log-ratio has a cancellation:
 
-    log p - log q = -[ 2 e . (pull u) + |pull u|^2 ] / (2 v)           (summed in float64)
+    log p - log q = -[ 2 e . (pull L u) + |pull L u|^2 ] / (2 v)       (summed in float64)
 
 The last step z_0 = zhat_0 is deterministic and shared, so it has no density.
 """
@@ -38,7 +39,8 @@ class Move:
     """One proposal of a sampler at state z: the prior's clean estimate and a shift of it."""
 
     clean: Tensor  # (B, *z_shape)
-    shift: Tensor  # u, (B, *z_shape)
+    shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape)
+    kick: Tensor | None = None  # of the kernel's mean itself, (B, *z_shape)
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
     state: Tensor | None = None  # z after the sampler has changed it, if it has
 
@@ -53,6 +55,7 @@ class Trajectory:
     times: tuple[float, ...]
     states: Tensor
     guidance: tuple[Guidance | None, ...]  # N - 1: one per transition
+    noise: tuple[Tensor, ...]  # z_s - m_q of every transition
     final: Tensor  # z_0, (B, *z_shape)
     log_ratio: Tensor  # sum log p - log q, (B,) float64; NaN where q has no density
 
@@ -98,27 +101,43 @@ def rollout(
     """
     like = torch.empty(0)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
-    states, met = [z], []
+    states, noises = [z], []
+    met: list[Guidance | None] = []
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
+    last: tuple[float, Move] | None = None  # the time and move before, until a climb
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
             eps = randn(prior.z_shape, sources, like)
             if s > t:
                 carry, spread = prior.schedule.forward(t, s)
-                z, move = carry * z + spread * eps, None
+                noise = spread * eps
+                z, last = carry * z + noise, None
+                met.append(None)
             else:
-                kernel = prior.schedule.kernel(t, s, eta)
-                move = propose(z, t, i)
-                noise, shift = kernel.variance**0.5 * eps, kernel.pull * move.shift
+                kernel, move = prior.schedule.kernel(t, s, eta), propose(z, t, i)
+                lead = prior.schedule.lead(last[0], t, s) if last else 0.0
+                before = last[1] if last else move
+                noise = kernel.variance**0.5 * eps
+                shift = torch.zeros_like(z) if move.kick is None else move.kick
+                if move.shift is not None and before.shift is not None:
+                    shift = shift + kernel.pull * led(move.shift, before.shift, lead)
                 if move.state is None and eta == 1.0:
                     total += step_log_ratio(noise, shift, kernel.variance)
                 else:
                     total += torch.nan
-                z = kernel.mean(z if move.state is None else move.state, move.clean) + shift + noise
+                start = z if move.state is None else move.state
+                z = kernel.mean(start, led(move.clean, before.clean, lead)) + shift + noise
+                last = (t, move)
+                met.append(move.guidance)
             states.append(z)
-            met.append(move.guidance if move else None)
+            noises.append(noise)
         final = prior.denoise(z, times[-1])
-    return Trajectory(times, torch.stack(states), tuple(met), final, total)
+    return Trajectory(times, torch.stack(states), tuple(met), tuple(noises), final, total)
+
+
+def led(now: Tensor, before: Tensor, lead: float) -> Tensor:
+    """Return an estimate led by part of its last change."""
+    return now + lead * (now - before)
 
 
 def prior_paths(
@@ -132,7 +151,7 @@ def prior_paths(
 
     def propose(z: Tensor, t: float, i: int) -> Move:
         cleans.append(prior.denoise(z, t))
-        return Move(cleans[-1], torch.zeros_like(z))
+        return Move(cleans[-1])
 
     path = rollout(prior, propose, sources, times)
     return path.states, torch.stack([*cleans, path.final])
@@ -172,13 +191,19 @@ def score_path(
 ) -> Trajectory:
     """Return given paths scored under the policy `shift`."""
     total = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device)
+    noises, last = [], None
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
             kernel, met = prior.schedule.kernel(t, s), guidance[i]
-            moved = kernel.pull * shift(states[i], met, i)
-            noise = states[i + 1] - kernel.mean(states[i], met.clean) - moved
-            total += step_log_ratio(noise, moved, kernel.variance)
-    return Trajectory(times, states, guidance, final, total)
+            u = shift(states[i], met, i)
+            before, u_before = last or (met.clean, u)
+            lead = prior.schedule.lead(times[i - 1], t, s) if i else 0.0
+            moved = kernel.pull * led(u, u_before, lead)
+            mean = kernel.mean(states[i], led(met.clean, before, lead)) + moved
+            noises.append(states[i + 1] - mean)
+            total += step_log_ratio(noises[-1], moved, kernel.variance)
+            last = (met.clean, u)
+    return Trajectory(times, states, guidance, tuple(noises), final, total)
 
 
 def batches(n: int, size: int) -> list[range]:

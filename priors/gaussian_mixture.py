@@ -88,8 +88,8 @@ class GaussianMixture(Prior):
     def _shares(self, z: Tensor, t: float) -> Tensor:
         """Return p(k | z_t), (B, K) float64."""
         centres = self.schedule.alpha(t) * self.means
-        gap = torch.cdist(z.double(), centres, compute_mode="donot_use_mm_for_euclid_dist")
-        return torch.softmax(self.log_weights - gap.square() / (2 * self._total(t)), dim=1)
+        distance = (z.double()[:, None] - centres).square().sum(2)
+        return torch.softmax(self.log_weights - distance / (2 * self._total(t)), dim=1)
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n exact draws of z_0, (n, d)."""

@@ -14,8 +14,15 @@ The reverse kernel from t to s < t, given an estimate zhat_0 of the clean state,
     m = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) z_t + alpha_s (1 - k) zhat_0
     v = sigma_s^2 (1 - k)
 
-and the chain ends with the deterministic step z_0 = zhat_0(z at t = 0). The discretised chain
-defined by a grid of times *is* the prior.
+With zhat_0 taken at t alone this is first order: on 40 steps it loses a fifth of the variance of
+every mode of a Gaussian prior. So a chain leads its estimates by half a step,
+
+    zhat_0 -> zhat_0(t) + lead (zhat_0(t) - zhat_0(t')),
+    lead = log(rho_t / rho_s) / 2 log(rho_t' / rho_t)
+
+with t' > t the time before (second order; SDE-DPM-Solver++(2M), Lu et al. 2022, arXiv 2211.01095);
+it then keeps that variance within 2%. The chain ends with the deterministic step z_0 = zhat_0(z at
+t = 0). The discretised chain defined by a grid of times *is* the prior.
 """
 
 from __future__ import annotations
@@ -89,6 +96,12 @@ class Schedule:
         variance = (eta * self.sigma(s)) ** 2 * (1 - k)
         keep = (self.sigma(s) ** 2 - variance) ** 0.5 / self.sigma(t)
         return Kernel(keep, self.alpha(s) - keep * self.alpha(t), variance)
+
+    def lead(self, before: float, t: float, s: float) -> float:
+        """Return how far estimates are led on the step from t to s, `before` the time before t."""
+        return float(
+            0.5 * np.log(self.rho(t) / self.rho(s)) / np.log(self.rho(before) / self.rho(t))
+        )
 
     def noise(self, z0: Tensor, t: float, eps: Tensor) -> Tensor:
         """Return z_t = alpha z_0 + sigma eps, shape of `z0`."""

@@ -76,6 +76,6 @@ class CoPaint(Baseline):
                     rate = torch.where(worse, rate / 2, rate)
                 z = z - torch.where(worse, 0.0, rate).view(shape) * gradient
             clean = prior.denoise(z, t)
-            return Move(clean, torch.zeros_like(z), state=z)
+            return Move(clean, state=z)
 
         return move

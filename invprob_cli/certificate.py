@@ -1,0 +1,56 @@
+"""The certificate as a table and as the document that `--json` promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invprob_cli import console
+
+if TYPE_CHECKING:
+    from invprob.certificate import Certificate
+
+PROMISED = (
+    "elbo", "elbo_se", "eubo", "log_z", "log_z_se", "std_log_w", "ess", "pareto_k",
+    "chi2_per_pixel", "chi2_expected", "verdict", "corrected",
+)  # fmt: skip
+
+
+def posterior_document(
+    run: str, file: Path, n: int, certificate: Certificate, seconds: float
+) -> dict[str, Any]:
+    """Return what `sample` and `train` print under `--json`."""
+    facts = {key: getattr(certificate, key) for key in PROMISED}
+    return {"run": run, "file": file, "n": n, "certificate": facts, "seconds": seconds}
+
+
+def certificate_table(certificate: Certificate) -> None:
+    """Print the certificate, each figure with what it should be."""
+    c = certificate
+    rows = [
+        ("ELBO", _with_error(c.elbo, c.elbo_se), "lower bound of log p(y), nats"),
+        ("log Z", _with_error(c.log_z, c.log_z_se), "log p(y) by importance weights, nats"),
+        ("EUBO", _with_error(c.eubo, c.gap_se), "ELBO plus the gap of simulated twins, nats"),
+        ("EUBO - ELBO", _with_error(c.gap, c.gap_se), _before(c.gap_start)),
+        ("std of log w", _with_error(c.std_log_w), "0 when exact"),
+        ("ESS", _with_error(c.ess), f"out of {c.n} samples"),
+        ("Pareto k", _with_error(c.pareto_k), "weights are reliable below 0.7"),
+        (
+            "chi2 per pixel",
+            _with_error(c.chi2_per_pixel),
+            f"{c.chi2_expected:.2f} expected",
+        ),
+    ]
+    console.table(("", "", ""), rows, "Certificate")
+
+
+def _with_error(value: float | None, error: float | None = None) -> str:
+    """Return "12.3 ± 0.4", to two digits of the error where there is one."""
+    if value is None:
+        return "not defined"
+    return f"{value:.4g}" if error is None else f"{value:.1f} ± {error:.1f}"
+
+
+def _before(gap_start: float | None) -> str:
+    before = "" if gap_start is None else f" (before training {gap_start:.0f})"
+    return f"0 when exact{before}"

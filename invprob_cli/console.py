@@ -1,0 +1,160 @@
+"""What the user sees: results on stdout, progress and log on stderr, user text never as markup."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from invprob.rtb import Progress
+
+PLAIN_EVERY = 5.0  # seconds between lines of progress where stderr is not a terminal
+PLAIN_WIDTH = 150  # columns of a table where stdout is not a terminal
+
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """Print one line of a result."""
+    out.print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """Print one line to stderr."""
+    err.print(text, markup=False)
+
+
+def document(facts: Any) -> None:
+    """Print one JSON document; NaN and infinity become null."""
+    print(json.dumps(jsonable(facts), indent=1, allow_nan=False))
+
+
+def jsonable(value: Any) -> Any:
+    """Return `value` with numbers, text, lists and dicts only."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value) if isinstance(value, Path) else value
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print a table; cells are rich markup, so escape what users wrote (see `cell`)."""
+    from rich import box
+    from rich.table import Table
+
+    grid = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+    grid.show_header = any(columns)
+    for column in columns:
+        grid.add_column(column, overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    out.print(grid, soft_wrap=False)
+
+
+def facts_table(facts: Mapping[str, Any], title: str = "") -> None:
+    """Print a mapping as a table of two columns, nested ones by dotted keys."""
+    table(("", ""), ((escape(key), cell(value)) for key, value in _leaves(facts)), title)
+
+
+def cell(value: Any) -> str:
+    """Return a value as the safe text of a table's cell."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple) and all(isinstance(n, int) for n in value):
+        return " x ".join(map(str, value))
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return escape(" ".join(value))
+    return escape(str(value))
+
+
+def ending(wrote: Sequence[Path], figure: str, following: str) -> None:
+    """Print how every command ends: what was written, the one figure, the next command."""
+    for path in wrote:
+        say(f"wrote {path}")
+    if figure:
+        say(figure)
+    if following:
+        say(f"next: {following}")
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Give a callback that shows progress: a bar on a terminal, else a line now and then."""
+    if not err.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[figures]}", markup=False),
+    )  # fmt: skip
+    with Bars(*columns, console=err, transient=True) as bars:
+        yield _Bar(bars)
+
+
+class _Lines:
+    """Progress as plain lines, at most one every `PLAIN_EVERY` seconds."""
+
+    def __init__(self) -> None:
+        self.last = time.monotonic()
+
+    def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if time.monotonic() - self.last >= PLAIN_EVERY:
+            self.last = time.monotonic()
+            note(f"{stage} {done}/{total} {_brief(figures)}".rstrip())
+
+
+class _Bar:
+    """Progress as one bar that is renewed when a stage counts from its start again."""
+
+    def __init__(self, bars: Any) -> None:
+        self.bars, self.task, self.place = bars, None, (0, 0)
+
+    def __call__(self, stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if self.task is None or total != self.place[1] or done < self.place[0]:
+            if self.task is not None:
+                self.bars.remove_task(self.task)
+            self.task = self.bars.add_task(stage, total=total, figures="")
+        self.place = (done, total)
+        self.bars.update(self.task, completed=done, description=stage, figures=_brief(figures))
+
+
+class LogLines(logging.Handler):
+    """Log records as single lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        note(level + record.getMessage())
+
+
+def _brief(figures: Mapping[str, float]) -> str:
+    return "  ".join(f"{key} {value:.4g}" for key, value in figures.items() if key != "rate")
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,115 @@
+"""`invprob inspect`: what is in a file or folder of ours; loads no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from invprob_cli import console, options
+
+
+def inspect(
+    path: Annotated[
+        Path, typer.Argument(help="An obs.h5, a posterior.h5, a prior folder or a run.")
+    ],
+    as_json: options.Json = False,
+) -> None:
+    """Show what an observation, a posterior, a prior or a run holds."""
+    found = facts_of(path)
+    if as_json:
+        console.document(found)
+        return
+    console.facts_table(found, str(path))
+    following = {
+        "observation": f"invprob train --operator {found.get('operator')} --obs {path}",
+        "run": f"invprob sample --n 64 --run {path}",
+        "prior": f"invprob simulate --operator lensing --prior {path}",
+        "posterior": f"invprob compare --baselines dps --run {found.get('run')}",
+    }
+    console.ending([], "", following[found["kind"]])
+
+
+def facts_of(path: Path) -> dict[str, Any]:
+    """Return the facts of whatever lies at `path`, with its `kind`."""
+    from invprob import obs_file
+    from operators.errors import ObservationError
+
+    if path.is_dir():
+        if (path / "manifest.json").is_file():
+            return run_facts(path)
+        if (path / "invprob.json").is_file():
+            return prior_facts(path)
+        raise ObservationError(f"{path} is neither a run nor a prior folder (invprob.json)")
+    if obs_file.existing_file(path).suffix == ".h5" and _format(path) == "invprob-posterior":
+        return posterior_facts(path)
+    return {"kind": "observation", **obs_file.facts(path)}
+
+
+def posterior_facts(path: Path) -> dict[str, Any]:
+    """Return provenance, shapes and the certificate of a posterior.h5."""
+    import h5py
+
+    from operators.errors import ObservationError
+
+    with h5py.File(path, "r") as file:
+        facts = {
+            key: value.item() if hasattr(value, "item") else value
+            for key, value in file.attrs.items()
+        }
+        try:
+            chains, draws, *shape = file["posterior/x"].shape
+            certificate = json.loads(facts.pop("certificate"))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ObservationError(f"{path} is not a whole posterior file ({error})") from error
+    counts = {"chains": chains, "draws": draws, "x_shape": shape}
+    return {"kind": "posterior", **facts, **counts, "certificate": certificate}
+
+
+def prior_facts(folder: Path) -> dict[str, Any]:
+    """Return what invprob.json says of a prior folder, with its files and their size."""
+    facts = _read(folder / "invprob.json")
+    residuals = facts.pop("residuals", [])
+    files = [f for f in folder.rglob("*") if f.is_file()]
+    return {
+        "kind": "prior", "name": folder.resolve().name, **facts, "residual_times": len(residuals),
+        "files": sorted(str(f.relative_to(folder)) for f in files),
+        "bytes": sum(f.stat().st_size for f in files),
+    }  # fmt: skip
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """Return manifest, configuration, last figures and certificate of a run."""
+    from invprob.run import Run
+
+    run, card = Run(folder), folder / "posterior.json"
+    metrics = run.metrics()
+    trained = _read(card) if card.is_file() else {}
+    return {
+        "kind": "run", **run.manifest, "config": run.config, "finished": card.is_file(),
+        "metrics": metrics[-1] if metrics else None, "certificate": trained.get("certificate"),
+        "files": sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()),
+    }  # fmt: skip
+
+
+def _format(path: Path) -> str:
+    """Return the format that an HDF5 file states, empty where it cannot be read."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs.get("format", ""))
+    except OSError:
+        return ""
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from operators.errors import ObservationError
+
+    try:
+        facts: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ObservationError(f"{path} is damaged ({error}): restore it") from error
+    return facts

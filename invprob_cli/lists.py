@@ -1,0 +1,113 @@
+"""`invprob operators`, `priors`, `baselines`, `runs`: what there is, read without loading torch."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+from invprob_cli import console, options
+
+FLAGS = {
+    "operators": ("linear", "differentiable", "has_svd", "default_prior"),
+    "priors": (),
+    "baselines": ("needs_linear", "needs_gradient", "needs_network_gradient"),
+}
+FOLDERS = {"operators": "operators", "priors": "priors", "baselines": "invprob/baselines"}
+PRIOR_FACTS = ("x_shape", "unit", "steps", "licence", "sha256")
+
+
+def operators(as_json: options.Json = False) -> None:
+    """List the forward operators."""
+    _list("operators", as_json, "invprob simulate --operator lensing --out obs.h5")
+
+
+def priors(as_json: options.Json = False) -> None:
+    """List the priors."""
+    _list("priors", as_json, "invprob simulate --operator lensing --prior NAME --out obs.h5")
+
+
+def baselines(as_json: options.Json = False) -> None:
+    """List the training-free samplers."""
+    _list("baselines", as_json, "invprob compare --baselines dps,copaint")
+
+
+def runs(
+    folder: options.RunsFolder = Path("runs"),
+    as_json: options.Json = False,
+) -> None:
+    """List the runs, oldest first."""
+    from invprob.run import runs as listing
+
+    found = listing(folder)
+    if as_json:
+        console.document(found)
+        return
+    rows = []
+    for run in found:
+        metrics = run["metrics"] or {}
+        last = (metrics.get("step"), metrics.get("elbo"))
+        finished = (folder / run["name"] / "posterior.json").is_file()
+        rows.append([console.cell(run[key]) for key in ("name", "operator", "created")])
+        rows[-1] += [console.cell(value) for value in (*last, finished)]
+    console.table(("name", "operator", "created", "steps", "ELBO", "finished"), rows)
+    following = "invprob sample --n 64" if rows else "invprob train --obs obs.h5"
+    console.ending([], f"{len(rows)} runs in {folder}", following)
+
+
+def facts(kind: str, name: str) -> dict[str, Any]:
+    """Return name, summary and capability flags of one operator, prior or baseline."""
+    from invprob import registry
+
+    folder = registry.ROOT / FOLDERS[kind]
+    found: dict[str, Any] = {"name": name, "summary": registry.summary(kind, name)}
+    module = folder / f"{name}.py"
+    if module.is_file():
+        flags = class_constants(folder / "base.py", module)
+        return found | {key: flags.get(key) for key in FLAGS[kind]}
+    card = json.loads((registry.WEIGHTS / name / "invprob.json").read_text())
+    return found | {key: card.get(key) for key in PRIOR_FACTS}
+
+
+def class_constants(base: Path, module: Path) -> dict[str, Any]:
+    """Return what the class of a module sets or inherits from `base`, constants only.
+
+    None stands for what is a property: it depends on the settings.
+    """
+    inherited, own = ({c.name: c for c in _classes(path)} for path in (base, module))
+
+    def constants(cls: ast.ClassDef) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for parent in cls.bases:
+            if isinstance(parent, ast.Name) and parent.id in inherited | own:
+                found |= constants((inherited | own)[parent.id])
+        for node in cls.body:
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(key)], value=ast.Constant(value))
+                    | ast.AnnAssign(target=ast.Name(key), value=ast.Constant(value))
+                ):
+                    found[key] = value
+                case ast.FunctionDef(name=key) if key in found:
+                    found[key] = None
+        return found
+
+    return next(filter(None, map(constants, own.values())), {})
+
+
+def _classes(path: Path) -> list[ast.ClassDef]:
+    return [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ClassDef)]
+
+
+def _list(kind: str, as_json: bool, following: str) -> None:
+    from invprob import registry
+
+    found = [facts(kind, name) for name in registry.names(kind)]
+    if as_json:
+        console.document(found)
+        return
+    columns = ["name", *FLAGS[kind], "summary"]
+    rows = [[console.cell(row.get(key)) for key in columns] for row in found]
+    console.table([column.replace("_", " ") for column in columns], rows)
+    console.ending([], "", following)

@@ -1,0 +1,165 @@
+"""Options that several commands share, and the parsing of `--set key=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from operators.errors import RunError, UnknownName
+
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads; default: the physical cores available.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
+]
+RunName = Annotated[
+    str | None, typer.Option("--run", help="Name or folder of a run; default: the latest.")
+]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+PriorName = Annotated[
+    str | None, typer.Option("--prior", help="Name of a prior, or a local prior folder.")
+]
+
+Config = TypeVar("Config")
+
+
+def use_threads(wanted: int | None) -> int:
+    """Set torch's threads: as asked, else OMP_NUM_THREADS, else one per core; return them."""
+    import torch
+
+    if wanted or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(wanted or physical_cores())
+    return torch.get_num_threads()
+
+
+def physical_cores() -> int:
+    """Return the number of physical cores that this process may use."""
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    cores = set()
+    for cpu in os.sched_getaffinity(0):
+        siblings = Path(topology.format(cpu))
+        cores.add(siblings.read_text() if siblings.exists() else str(cpu))
+    return len(cores)
+
+
+def check_memory(n: int, shape: Sequence[int]) -> None:
+    """Raise UnknownName (usage) when n samples of this shape do not fit into memory.
+
+    Counted: the float32 samples, their joined copy, and a float64 copy for scores.
+    """
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    free = int(lines["MemAvailable"].split()[0]) * 1024
+    needed = n * math.prod(shape) * 16
+    if needed > free:
+        most = free // (math.prod(shape) * 16)
+        raise UnknownName(
+            f"--n {n} samples of shape {tuple(shape)} need {needed / 2**30:.3g} GiB, "
+            f"{free / 2**30:.3g} GiB are free: ask for at most {most}"
+        )
+
+
+def writable(path: Path) -> Path:
+    """Return `path` once its folder exists and takes files; raises RunError before any work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        allowed = os.access(path.parent, os.W_OK) and not path.is_dir()
+    except OSError:
+        allowed = False
+    if not allowed:
+        raise RunError(f"cannot write {path}: choose another place with --out")
+    return path
+
+
+def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
+    """Yield key and value of every `key=value`; the value is JSON, or else text."""
+    for text in settings or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UnknownName(f"--set {text!r} is not key=value")
+        try:
+            yield key.strip(), json.loads(value)
+        except ValueError:
+            yield key.strip(), value
+
+
+def override(config: dict[str, Any], settings: Sequence[str] | None) -> dict[str, Any]:
+    """Return nested `config` with settings such as `lens.0.theta_E=1.3` applied.
+
+    Raises UnknownName with the valid keys.
+    """
+    tree: dict[str, Any] = {"": _copy(config)}
+    for path, value in assignments(settings):
+        node: Any = tree
+        key: str | int = ""
+        for part in path.split("."):
+            node = node[key]
+            key = int(part) if isinstance(node, list) and part.isdigit() else part
+            known = range(len(node)) if isinstance(node, list) else node
+            if not isinstance(node, list | dict) or key not in known:
+                valid = list(_paths(config))
+                raise UnknownName(f"--set: no parameter {path!r}{_near(path, valid)}")
+        node[key] = value
+    changed: dict[str, Any] = tree[""]
+    return changed
+
+
+def configured(base: Config, settings: Sequence[str] | None, **flags: Any) -> Config:
+    """Return the dataclass `base` with flags that are not None and `field=value` settings.
+
+    Raises UnknownName on a field that does not exist or a value of another type.
+    """
+    hints = get_type_hints(type(base))
+    changes = {key: value for key, value in flags.items() if value is not None}
+    for key, value in assignments(settings):
+        if key not in hints:
+            raise UnknownName(f"--set: no setting {key!r}{_near(key, list(hints))}")
+        accepts: Callable[[Any], bool] = {
+            int: lambda v: type(v) is int,
+            float: lambda v: type(v) in (int, float) and math.isfinite(v),
+        }.get(hints[key], lambda v: v is None or type(v) is int)
+        if not accepts(value) or (value is not None and value < 0):
+            kind = getattr(hints[key], "__name__", str(hints[key]))
+            raise UnknownName(f"--set {key}={value}: needed {key}=<{kind}>, not negative")
+        changes[key] = float(value) if hints[key] is float else value
+    return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _near(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"{hint} Valid: {', '.join(known)}"
+
+
+def _paths(tree: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted path of every leaf."""
+    items = enumerate(tree) if isinstance(tree, list) else tree.items()
+    for key, value in items:
+        nested = isinstance(value, dict) or (
+            isinstance(value, list) and any(isinstance(item, dict) for item in value)
+        )
+        if nested:
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _copy(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _copy(value) for key, value in tree.items()}
+    return [_copy(value) for value in tree] if isinstance(tree, list) else tree

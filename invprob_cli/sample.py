@@ -1,0 +1,77 @@
+"""`invprob sample`: draws from a trained posterior."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from invprob_cli import console, options
+from invprob_cli.certificate import certificate_table, posterior_document
+
+if TYPE_CHECKING:
+    from invprob.certificate import Certificate
+    from invprob.posterior import Posterior
+    from invprob.run import Run
+
+
+def sample(
+    n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
+    run: options.RunName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: posterior.h5 in the run.")
+    ] = None,
+    runs: options.RunsFolder = Path("runs"),
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw posterior samples and certify them."""
+    from invprob.run import Run
+
+    opened = Run.open(run, runs)
+    console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
+    file = options.writable(out or opened.path / "posterior.h5")
+    from invprob.posterior import Posterior
+
+    posterior = Posterior.from_pretrained(opened.path)
+    options.check_memory(n, posterior.prior.x_shape)
+    options.use_threads(threads)
+    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file)
+    if as_json:
+        console.document(posterior_document(opened.name, file, n, certificate, seconds))
+        return
+    certificate_table(certificate)
+    where = f" --run {run}" if run else "" if runs == Path("runs") else f" --runs {runs}"
+    console.ending(
+        [file, *drawn],
+        f"{n} samples in {seconds:.1f} s: {certificate.verdict}",
+        f"invprob compare --baselines dps{where}",
+    )
+
+
+def draw_and_write(
+    posterior: Posterior, run: Run, n: int, seed: int, file: Path
+) -> tuple[Certificate, list[Path], float]:
+    """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling."""
+    from invprob import __version__, figures
+    from invprob.output import write_posterior
+
+    begun = time.monotonic()
+    with console.progress() as progress:
+        draws = posterior.draw(n, seed, progress)
+    seconds = time.monotonic() - begun
+    certificate, observation = posterior.certify(draws), posterior.observation
+    provenance = {
+        "run": run.name, "operator": observation.name, "prior": posterior.prior_name,
+        "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,
+    }  # fmt: skip
+    write_posterior(file, observation, draws, certificate, provenance)
+    folder = run.path / "figures"
+    drawn = [
+        figures.save(figures.posterior_figure(observation, draws), folder / "posterior.png"),
+        figures.save(figures.samples_figure(observation, draws), folder / "samples.png"),
+    ]
+    return certificate, drawn, seconds

@@ -1,0 +1,166 @@
+"""`invprob simulate`: an observation whose truth is known."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from invprob_cli import console, options
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from operators.base import ForwardOperator
+    from priors.base import Prior
+
+
+def simulate(
+    operator: Annotated[
+        str, typer.Option(help="Name of an operator, or file.py:Class (which runs that file).")
+    ],
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("obs.h5"),
+    prior: options.PriorName = None,
+    truth: Annotated[
+        Path | None, typer.Option(help="Image to use as truth (FITS or .npy), fitted to the prior.")
+    ] = None,
+    truth_draw: Annotated[
+        bool, typer.Option("--truth-draw", help="Draw the truth from the prior (the default).")
+    ] = False,
+    psf: Annotated[
+        Path | None, typer.Option(help="Point spread function (FITS or .npy), cut to fit.")
+    ] = None,
+    noise: Annotated[
+        float, typer.Option(help="Standard deviation as a fraction of the peak datum.")
+    ] = 0.05,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
+    ] = None,
+    settings: options.Settings = None,
+    seed: options.Seed = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Make an observation of known truth: apply an operator, add noise."""
+    if truth and truth_draw:
+        raise typer.BadParameter("give --truth or --truth-draw, not both")
+    options.writable(out)
+
+    from invprob import figures, registry
+    from invprob.simulate import draw_truth
+    from invprob.simulate import simulate as observe
+
+    cls = registry.operator_class(operator)
+    name = prior or cls.default_prior
+    loaded = _load_prior(name, size)
+    instrument = build(cls, loaded.x_shape, settings, psf)
+    x = _fitted(truth, loaded) if truth else draw_truth(loaded, seed)
+    observation = observe(instrument, x, noise, seed, prior=name, unit=loaded.unit)
+    observation.write(out)
+    figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))
+    facts = {
+        "file": out, "figure": figure, "operator": observation.name, "prior": name,
+        "x_shape": instrument.x_shape, "y_shape": instrument.y_shape,
+        "noise_sigma": observation.noise_sigma, "seed": seed,
+    }  # fmt: skip
+    if as_json:
+        console.document(facts)
+        return
+    shapes = (" x ".join(map(str, shape)) for shape in (instrument.x_shape, instrument.y_shape))
+    console.ending(
+        [out, figure],
+        f"{observation.name}: x {next(shapes)} to y {next(shapes)}, "
+        f"noise sigma {observation.noise_sigma:.4g} ({noise:.3g} of the peak)",
+        f"invprob train --operator {operator} --obs {out}",
+    )
+
+
+def build(
+    cls: type[ForwardOperator],
+    x_shape: tuple[int, ...],
+    settings: list[str] | None = None,
+    psf: Path | None = None,
+) -> ForwardOperator:
+    """Return the default instrument for `x_shape` with settings and a PSF file applied."""
+    from operators.errors import ObservationError, UnknownName
+
+    default = cls.default(x_shape)
+    config = options.override(default.config(), settings)
+    if psf:
+        field = next((key for key in ("psf", "kernel") if key in config), None)
+        if field is None:
+            raise UnknownName(f"{cls.__name__} has no point spread function: leave --psf out")
+        config[field] = read_psf(psf, min(default.y_shape))
+    instrument = cls.from_config(config)
+    if instrument.x_shape != tuple(x_shape):
+        raise ObservationError(
+            f"with these settings the operator takes x of shape {instrument.x_shape}, the prior "
+            f"draws {tuple(x_shape)}: use --size, or another prior"
+        )
+    return instrument
+
+
+def read_psf(path: Path, side: int) -> NDArray[np.float64]:
+    """Return the central odd square of a PSF image, at most half of `side`; its sum is kept.
+
+    Kept means not normalised: a measured PSF does not sum to 1, and that is flux.
+    """
+    import numpy as np
+
+    from invprob.fits import read_image
+    from operators.errors import ObservationError
+
+    image = np.asarray(read_image(path)[0], float)
+    if image.ndim != 2 or not np.isfinite(image).all():
+        raise ObservationError(f"{path} holds shape {image.shape}; needed a finite 2-D image")
+    half = (min(*image.shape, side // 2) - 1) // 2
+    row, column = (n // 2 for n in image.shape)
+    cut = image[row - half : row + half + 1, column - half : column + half + 1]
+    if not cut.sum() > 0:
+        raise ObservationError(f"{path} sums to {cut.sum():.3g}; a PSF needs a positive sum")
+    was = "x".join(map(str, image.shape))
+    console.note(
+        f"psf: {was} px cut to {'x'.join(map(str, cut.shape))}, sum {cut.sum():.4g} "
+        f"of {image.sum():.4g}, kept as it is"
+    )
+    peak = tuple(int(i) for i in np.unravel_index(image.argmax(), image.shape))
+    if peak != (row, column):
+        console.note(f"warning: the psf peaks at {peak}, not at its centre {(row, column)}")
+    return cut
+
+
+def _load_prior(name: str, size: str | None) -> Prior:
+    """Return the prior, in the size asked for: N is a vector or a square, by the prior's kind."""
+    from invprob import registry
+    from operators.errors import UnknownName
+
+    loaded = registry.load_prior(name)
+    if size is None:
+        return loaded
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", size):
+        raise UnknownName(f"--size {size!r}: needed N, or NYxNX such as 48x64")
+    sides = tuple(int(n) for n in size.split("x"))
+    shape = sides if len(sides) > 1 else sides * len(loaded.x_shape)
+    resized = registry.load_prior(name, shape)
+    if resized.x_shape != shape:
+        raise UnknownName(
+            f"prior {name!r} draws x of shape {resized.x_shape}, not {shape}: leave --size out"
+        )
+    return resized
+
+
+def _fitted(path: Path, prior: Prior) -> NDArray[Any]:
+    """Return the file's image fitted to an image prior, or a vector as it is."""
+    from invprob.fits import read_image
+    from invprob.simulate import fit_truth
+    from operators.errors import ObservationError
+
+    image = read_image(path)[0]
+    if image.ndim == len(prior.x_shape) == 2:
+        return fit_truth(image, prior)
+    if image.shape != prior.x_shape:
+        raise ObservationError(f"{path} has shape {image.shape}; the prior needs {prior.x_shape}")
+    return image

@@ -1,0 +1,179 @@
+"""`invprob train`: the RTB posterior of one observation, in a run directory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from invprob_cli import console, options
+from invprob_cli.certificate import certificate_table, posterior_document
+
+if TYPE_CHECKING:
+    from invprob.observation import Observation
+    from invprob.posterior import Posterior
+    from invprob.rtb import TrainConfig
+    from invprob.run import Run
+
+QUICK = {"warm_steps": 100, "rtb_steps": 5}  # --quick: a first look
+
+
+def train(
+    operator: Annotated[
+        str | None, typer.Option(help="Operator that the data must come from, or file.py:Class.")
+    ] = None,
+    obs: Annotated[Path | None, typer.Option(help="Observation (obs.h5).")] = None,
+    prior: options.PriorName = None,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Name of the run; default: by time.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=2, help="Steps of the chain; default: the prior's.")
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=8, help="Width of the policy network.")] = None,
+    blocks: Annotated[int | None, typer.Option(min=1, help="Its residual blocks.")] = None,
+    warm_steps: Annotated[
+        int | None, typer.Option(min=0, help="Warm-start steps, by simulation.")
+    ] = None,
+    rtb_steps: Annotated[int | None, typer.Option(min=0, help="RTB steps, on the data.")] = None,
+    paths: Annotated[int | None, typer.Option(min=2, help="Paths per RTB step.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Train briefly, as a first look.")] = False,
+    settings: options.Settings = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; default: 0.")
+    ] = None,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train the posterior of an observation; Ctrl-C saves it."""
+    if obs is None and resume is None:
+        raise typer.BadParameter("give --obs FILE, or --resume RUN")
+    if resume and name:
+        raise typer.BadParameter("a resumed run keeps its name: leave --name out")
+    flags = {
+        "steps": steps, "width": width, "blocks": blocks, "warm_steps": warm_steps,
+        "rtb_steps": rtb_steps, "paths": paths, "seed": seed,
+    }  # fmt: skip
+    if quick:
+        flags |= {key: value for key, value in QUICK.items() if flags[key] is None}
+
+    from invprob.observation import Observation
+    from invprob.run import Run
+
+    run = Run.open(resume, out) if resume else None
+    file = obs or (run.path / "obs.h5" if run else Path())
+    observation = Observation.read(file, operator)
+    from invprob.rtb import TrainConfig
+
+    base, stored = TrainConfig(), run.config if run else {}
+    if stored:
+        base = replace(base, **{k: v for k, v in stored["train"].items() if hasattr(base, k)})
+    config = options.configured(base, settings, **flags)
+    prior = prior or stored.get("prior")
+    if run:
+        run.check_same({"prior": prior, "train": asdict(config)}, observation.sha256())
+    options.use_threads(threads)
+    posterior, run = trained(observation, prior, config, out, name, run)
+    finish(posterior, run, as_json)
+
+
+def trained(
+    observation: Observation,
+    prior: str | None,
+    config: TrainConfig,
+    out: Path,
+    name: str | None = None,
+    run: Run | None = None,
+) -> tuple[Posterior, Run]:
+    """Return the posterior trained in a new run, or in the `run` to resume, and that run."""
+    from invprob.posterior import Interrupted, resolve_prior, scale_warning
+    from invprob.posterior import train as train_posterior
+    from invprob.run import Run
+
+    name_of_prior, loaded = resolve_prior(observation, prior)
+    if warning := scale_warning(observation, loaded):
+        console.note(f"warning: {warning}")
+    if run is None:
+        facts = {"prior": name_of_prior, "train": asdict(config)}
+        run = Run.create(observation, facts, out, seed=config.seed, command=sys.argv, name=name)
+    console.note(f"run {run.path}: {observation.name} with the prior {name_of_prior}")
+    with _stoppable() as (stop, received), console.progress() as show:
+
+        def progress(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+            show(stage, done, total, figures)
+            if stage == "sample" and stop.is_set():  # training is over and saved
+                raise Interrupted("stopped while drawing the samples of the certificate")
+
+        try:
+            posterior = train_posterior(observation, name_of_prior, config, run, progress, stop)
+        except Interrupted as interruption:
+            stopped = str(interruption)
+        else:
+            return posterior, run
+    console.note(f"{stopped}; everything is saved. Continue with:")
+    console.note(f"  invprob train --resume {run.path}")
+    raise typer.Exit(128 + received[0])
+
+
+def finish(posterior: Posterior, run: Run, as_json: bool) -> None:
+    """Draw the training's figure; print its certificate and what comes next."""
+    from invprob import figures
+
+    assert posterior.certificate is not None  # train always gives one
+    policy = run.path / "policy.safetensors"
+    figure = figures.save(
+        figures.training_figure(run.metrics()), run.path / "figures" / "training.png"
+    )
+    if as_json:
+        console.document(
+            posterior_document(
+                run.name, policy, posterior.certificate.n, posterior.certificate, posterior.seconds
+            )
+        )
+        return
+    certificate_table(posterior.certificate)
+    console.ending(
+        [policy, figure],
+        f"{run.name}: {posterior.certificate.verdict} ({posterior.seconds:.0f} s)",
+        f"invprob sample --n 64{_selection(run)}",
+    )
+
+
+def _selection(run: Run) -> str:
+    """Return the option that picks this run, empty where it is the latest of the default folder."""
+    latest = Path("runs", "latest")
+    newest = latest.read_text().strip() if latest.is_file() else ""
+    return "" if run.path == Path("runs", newest) else f" --run {run.path}"
+
+
+@contextmanager
+def _stoppable() -> Iterator[tuple[threading.Event, list[int]]]:
+    """Give an event that the first SIGINT or SIGTERM sets, and the signals received.
+
+    The same signal once more acts as it did before: it ends the program at once.
+    """
+    stop, received = threading.Event(), list[int]()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def ask(number: int, frame: Any) -> None:
+        received.append(number)
+        stop.set()
+        signal.signal(number, before[signal.Signals(number)])
+        os.write(2, b"\nstopping after this step; the same signal again stops at once\n")
+
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield stop, received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

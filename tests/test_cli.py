@@ -1,0 +1,302 @@
+"""The commands end to end on a small problem: results, documents, exit codes, interruption."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from invprob import figures
+from invprob.rtb import Trainer
+from invprob_cli import options
+from invprob_cli.certificate import PROMISED
+from invprob_cli.compare import split_methods
+from invprob_cli.main import app
+from operators.errors import UnknownName
+
+ROOT = Path(__file__).resolve().parent.parent
+SIMULATE = "simulate --operator denoising --prior random_field --size 16 --noise 0.2 --seed 3"
+SMALL = "--steps 6 --width 8 --blocks 1 --warm-steps 4 --rtb-steps 2 --paths 4 --set bank=64"
+HEAVY = ("torch", "numpy", "numba", "h5py", "matplotlib", "scipy", "astropy")
+
+
+def invoke(command: str, code: int = 0) -> Any:
+    """Return the result of a command that must exit with `code`."""
+    result = CliRunner().invoke(app, [*command.split(), *threads(command)])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def threads(command: str) -> list[str]:
+    """Return the option for one thread, where the command computes."""
+    computes = command.split()[0] in ("demo", "train", "sample", "compare")
+    return ["--threads", "1"] if computes else []
+
+
+def document(command: str) -> Any:
+    """Return the JSON document that a command prints, which holds no NaN."""
+    return json.loads(invoke(f"{command} --json").stdout, parse_constant=pytest.fail)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a working folder with obs.h5 and one finished run."""
+    before, path = Path.cwd(), tmp_path_factory.mktemp("cli")
+    os.chdir(path)
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(figures, "DPI", 20)  # many figures, none looked at
+    invoke(f"{SIMULATE} --out obs.h5")
+    shown = invoke(f"train --operator denoising --obs obs.h5 --name whole {SMALL}")
+    assert "next: invprob sample --n 64" in shown.stdout
+    assert "Certificate" in shown.stdout
+    yield path
+    monkeypatch.undo()
+    os.chdir(before)
+
+
+def test_simulate_is_reproducible_and_draws_a_figure(folder: Path) -> None:
+    facts = document(f"{SIMULATE} --out again.h5")
+    with h5py.File("obs.h5") as one, h5py.File("again.h5") as two:
+        assert np.array_equal(one["data"], two["data"])
+        assert np.array_equal(one["truth"], two["truth"])
+    assert facts["x_shape"] == [16, 16]
+    assert Path(facts["figure"]).stat().st_size > 1000
+
+
+def test_simulate_applies_settings_and_a_psf(folder: Path) -> None:
+    psf = np.outer(np.hanning(41), np.hanning(41)) * 0.9
+    np.save("psf.npy", psf)
+    common = "simulate --prior random_field --size 16 --operator"
+    shown = invoke(f"{common} lensing --psf psf.npy --set lens.0.theta_E=1.3 --out lens.h5")
+    assert "41x41 px cut to 31x31" in shown.stderr
+    facts = document("inspect lens.h5")
+    assert facts["parameters"]["lens"][0]["theta_E"] == 1.3
+    assert facts["parameters"]["psf"] == {"shape": [31, 31]}
+    with h5py.File("lens.h5") as file:
+        assert np.array_equal(file["psf"], psf[5:36, 5:36])  # cut, not normalised
+    np.save("dark.npy", -psf)
+    assert "positive sum" in invoke(f"{common} blur --psf dark.npy", 3).stderr
+    assert "lens.0.theta_E" in invoke(f"{common} lensing --set lens.0.theta=1", 2).stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "key"),
+    [("obs.h5", "observation", "data_shape"), ("runs/whole", "run", "certificate")],
+)
+def test_inspect_tells_what_it_is(folder: Path, path: str, kind: str, key: str) -> None:
+    facts = document(f"inspect {path}")
+    assert facts["kind"] == kind
+    assert facts[key]
+    assert key.split("_")[0] in invoke(f"inspect {path}").stdout
+
+
+def test_sample_writes_what_the_library_draws(folder: Path) -> None:
+    facts = document("sample --n 4 --seed 5")
+    assert set(facts) == {"run", "file", "n", "certificate", "seconds"}
+    assert tuple(facts["certificate"]) == PROMISED
+    assert facts["n"] == 4
+    assert facts["run"] == "whole"
+
+    from invprob.posterior import Posterior
+
+    expected = Posterior.from_pretrained("runs/whole").sample(4, seed=5)
+    with h5py.File(facts["file"]) as file:
+        assert np.array_equal(file["posterior/x"][0], expected)
+    posterior = document(f"inspect {facts['file']}")
+    assert posterior["kind"] == "posterior"
+    assert posterior["draws"] == 4
+    assert {"posterior.png", "samples.png"} <= {
+        p.name for p in Path("runs/whole/figures").iterdir()
+    }
+
+
+def test_train_prints_the_promised_document(folder: Path) -> None:
+    facts = document("train --resume whole")  # finished: certified again, nothing is lost
+    assert set(facts) == {"run", "file", "n", "certificate", "seconds"}
+    assert tuple(facts["certificate"]) == PROMISED
+    assert Path(facts["file"]).is_file()
+
+
+def test_compare_scores_the_run_and_baselines(folder: Path) -> None:
+    facts = document("compare --baselines dps:zeta=0.5,steps=8,copaint:steps=4 --n 9")
+    rows = facts["methods"]
+    assert [row["name"] for row in rows] == ["rtb", "dps:zeta=0.5,steps=8", "copaint:steps=4"]
+    promised = {
+        "name", "rmse", "psnr", "ssim", "crps", "log_likelihood", "chi2_per_pixel", "coverage_90",
+        "elbo", "log_z", "ess", "network_evaluations", "operator_evaluations", "seconds",
+        "train_seconds",
+    }  # fmt: skip
+    assert all(promised <= set(row) for row in rows)
+    assert rows[0]["network_evaluations"] == 6
+    assert rows[2]["elbo"] is None
+    assert json.loads(Path("runs/whole/compare.json").read_text()) == facts
+    assert len(Path("runs/whole/compare.csv").read_text().splitlines()) == 4
+
+
+def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
+    joined = document("compare --obs obs.h5 --baselines none --n 4")
+    assert [row["name"] for row in joined["methods"]] == ["rtb"]
+    invoke(f"{SIMULATE} --out other.h5 --noise 0.3")
+    table = invoke("compare --obs other.h5 --baselines copaint:steps=3 --n 4").stdout
+    alone = json.loads(Path("other-compare/compare.json").read_text())
+    assert [row["name"] for row in alone["methods"]] == ["copaint:steps=3"]
+    assert "not defined" in table
+    assert "next: invprob train --obs other.h5" in table
+    assert "another observation" in invoke("compare --obs other.h5 --run whole", 2).stderr
+
+
+def test_lists_name_what_there_is(folder: Path) -> None:
+    lensing = {row["name"]: row for row in document("operators")}["lensing"]
+    assert lensing["linear"]
+    assert lensing["differentiable"]
+    assert not lensing["has_svd"]
+    dps = {row["name"]: row for row in document("baselines")}["dps"]
+    assert dps["needs_gradient"]
+    assert not dps["needs_linear"]
+    assert "random_field" in {row["name"] for row in document("priors")}
+    assert "whole" in {row["name"] for row in document("runs")}
+    for command in ("operators", "priors", "baselines", "runs"):
+        assert "next: invprob" in invoke(command).stdout
+
+
+def test_flags_that_are_read_are_those_of_the_classes() -> None:
+    from invprob import registry
+    from invprob_cli.lists import facts
+
+    for name in registry.names("operators"):
+        cls, read = registry.operator_class(name), facts("operators", name)
+        for flag in ("linear", "differentiable", "has_svd", "default_prior"):
+            value = getattr(cls, flag, False)
+            assert read[flag] == (None if isinstance(value, property) else value) or not value
+
+
+def test_doctor_is_content_here() -> None:
+    facts = document("doctor")
+    assert facts["ok"] is True
+    assert facts["numba_compiles"] is True
+    assert facts["torch"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("train --obs ob.h5", 3, "did you mean 'obs.h5'"),
+        ("train --obs obs.h5 --operator blur", 3, "made with the operator denoising, not blur"),
+        ("train --obs obs.h5 --operator denoisng", 2, "did you mean 'denoising'"),
+        ("train --obs obs.h5 --prior galaxy-64x", 2, "no prior named"),
+        ("train --obs obs.h5 --set warm_bach=3", 2, "did you mean 'warm_batch'"),
+        ("train --obs obs.h5 --set warm_batch=many", 2, "needed warm_batch=<int>"),
+        ("train --obs obs.h5 --name ../x", 1, "run name '../x' is refused"),
+        ("train --obs obs.h5 --name whole", 1, "exists already"),
+        ("train --resume whole --paths 5", 1, "train.paths: 4 -> 5"),
+        ("train", 2, "give --obs FILE"),
+        ("simulate --operator denoisng", 2, "did you mean 'denoising'"),
+        ("simulate --operator denoising --prior random_field --noise 0", 3, "noise > 0"),
+        ("sample --n 0", 2, "--n"),
+        ("sample --n 1000000000000", 2, "GiB are free"),
+        ("sample --run nowhere", 1, "whole"),
+        ("sample --out obs.h5/x.h5", 1, "cannot write"),
+        ("compare --baselines copiant", 2, "did you mean 'copaint'"),
+        ("inspect [red]", 3, "no file '[red]'"),
+        ("sampel", 2, "sample"),
+    ],
+)
+def test_faults_are_one_line_and_an_exit_code(
+    folder: Path, command: str, code: int, said: str
+) -> None:
+    result = invoke(command, code)
+    assert said in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_resumes_to_the_same_posterior(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    advance, name = Trainer.advance, f"cut-{number}"
+
+    def interrupted(self: Trainer) -> dict[str, float]:
+        if self.step == 2:
+            os.kill(os.getpid(), number)
+        return advance(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "advance", interrupted)
+        result = invoke(f"train --obs obs.h5 --name {name} {SMALL}", 128 + number)
+    assert f"invprob train --resume runs/{name}" in result.stderr
+    assert "after step 3 of 6" in result.stderr
+    assert "not finished" in invoke(f"sample --run {name}", 1).stderr
+    invoke(f"train --resume runs/{name}")
+    ours, whole = (Path("runs", run, "policy.safetensors") for run in (name, "whole"))
+    assert ours.read_bytes() == whole.read_bytes()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_demo_goes_the_whole_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"steps": 5, "width": 8, "blocks": 1, "warm_steps": 2, "rtb_steps": 1, "paths": 2}
+    demo = importlib.import_module("invprob_cli.demo")
+    monkeypatch.setattr(demo, "OPERATOR", "denoising")
+    monkeypatch.setattr(demo, "TRAINING", {**small, "bank": 32})
+    monkeypatch.setattr(demo, "SAMPLES", 4)
+    shown = invoke("demo --prior gaussian --out shown")
+    assert "Certificate" in shown.stdout
+    assert "next: invprob compare" in shown.stdout
+    assert len(list(Path("shown/runs").glob("*-denoising-*/figures/*.png"))) == 3
+
+
+def test_out_of_memory_suggests_a_smaller_batch(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(self: Trainer) -> dict[str, float]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")
+
+    monkeypatch.setattr(Trainer, "advance", exhausted)
+    assert "smaller batch" in invoke(f"train --obs obs.h5 {SMALL}", 1).stderr
+
+
+def test_help_is_light() -> None:
+    code = (
+        "import sys\nfrom invprob_cli.main import app\n"
+        "try: app(['--help'])\nexcept SystemExit: pass\n"
+        f"sys.exit(', '.join(m for m in {HEAVY} if m in sys.modules) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
+    command = (
+        f"{sys.executable} -m invprob_cli operators --json | head -n 0; echo ${{PIPESTATUS[0]}}"
+    )
+    result = subprocess.run(
+        ["bash", "-c", f"sleep 0; {command}"], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stderr == ""
+    assert result.stdout.strip() == "0"
+
+
+def test_methods_are_split_at_the_commas_between_them() -> None:
+    assert split_methods("dps:zeta=0.5,steps=200,copaint") == ("dps:zeta=0.5,steps=200", "copaint")
+    assert split_methods("dps, copaint:rate=1") == ("dps", "copaint:rate=1")
+    assert split_methods("none") == ()
+
+
+def test_settings_reach_into_lists_and_leave_the_original() -> None:
+    config = {"lens": [{"q": 0.8}], "size": 3}
+    assert options.override(config, ["lens.0.q=0.5", "size=4"]) == {"lens": [{"q": 0.5}], "size": 4}
+    assert config == {"lens": [{"q": 0.8}], "size": 3}
+    for wrong in ("lens.1.q=1", "lens.0.p=1", "size.x=1", "nothing"):
+        with pytest.raises(UnknownName):
+            options.override(config, [wrong])

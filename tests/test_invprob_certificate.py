@@ -1,0 +1,76 @@
+"""Certificates and metrics against known answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from invprob.certificate import certify, pareto_k
+from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 1.0])
+def test_pareto_k_of_pareto_weights(k: float) -> None:
+    weights = np.random.default_rng(0).pareto(1 / k, 20_000) + 1
+    assert pareto_k(np.log(weights)) == pytest.approx(k, abs=0.12)
+
+
+def test_pareto_k_needs_a_tail() -> None:
+    assert pareto_k(np.zeros(10)) is None
+
+
+def test_importance_evidence_of_log_normal_weights() -> None:
+    """log w ~ N(-s^2/2, s^2) has log Z = 0, ELBO = -s^2/2, ESS/n = exp(-s^2)."""
+    s, n = 0.6, 200_000
+    log_w = np.random.default_rng(0).normal(-(s**2) / 2, s, n)
+    found = certify(log_w, np.ones(n), 100)
+    assert found.log_z == pytest.approx(0, abs=0.01)
+    assert found.elbo == pytest.approx(-(s**2) / 2, abs=0.01)
+    assert found.ess == pytest.approx(n * np.exp(-(s**2)), rel=0.03)
+    assert found.verdict.startswith("trust")
+
+
+@pytest.mark.parametrize(
+    ("std", "chi2", "word"),
+    [(1.3, 1.0, "use corrected"), (12.0, 1.0, "approximate"), (0.1, 1.5, "do not trust: chi2")],
+)
+def test_verdicts(std: float, chi2: float, word: str) -> None:
+    log_w = np.random.default_rng(1).normal(0, std, 4000)
+    assert certify(log_w, np.full(4000, chi2), 4096).verdict.startswith(word)
+
+
+def test_a_sampler_without_density_has_no_evidence() -> None:
+    found = certify(np.full(30, np.nan), np.ones(30), 100)
+    assert found.elbo is None and found.ess is None and "no path density" in found.verdict
+
+
+def test_crps_of_a_gaussian() -> None:
+    """CRPS of N(0,1) at 0 is (sqrt 2 - 1) / sqrt pi (Gneiting & Raftery 2007)."""
+    samples = np.random.default_rng(0).normal(size=(4000, 50))
+    assert crps(samples, np.zeros(50)) == pytest.approx((2**0.5 - 1) / np.pi**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("n", [19, 64])
+def test_coverage_of_exact_samples_is_nominal(n: int) -> None:
+    rng = np.random.default_rng(0)
+    truth = 5 + rng.normal(size=20_000)
+    samples = 5 + rng.normal(size=(n, 20_000))
+    assert coverage(samples, truth) == pytest.approx(0.9, abs=0.01)
+    assert coverage(5 + 0.5 * rng.normal(size=(n, 20_000)), truth) < 0.7
+    assert coverage(samples[:18], truth) is None
+
+
+def test_image_scores() -> None:
+    truth = np.random.default_rng(0).random((16, 16))
+    same = against_truth(np.repeat(truth[None], 10, 0), truth)
+    assert same["rmse"] == pytest.approx(0, abs=1e-12) and same["ssim"] == pytest.approx(1)
+    assert ssim(truth, 1 - truth, 1.0) < 0.5
+    shifted = against_truth(np.repeat(truth[None], 10, 0) + 0.1, truth)
+    assert shifted["rmse"] == pytest.approx(0.1) and shifted["crps"] == pytest.approx(0.1)
+
+
+def test_sliced_wasserstein_of_a_shift() -> None:
+    """A shift by a gives |a . u| per direction: mean |a| sqrt(2 / (pi d)) for large d."""
+    a = np.random.default_rng(0).normal(size=(2000, 2))
+    mean, largest = sliced_wasserstein(a, a + np.array([3.0, 0.0]))
+    assert mean == pytest.approx(3 * 2 / np.pi, rel=0.05) and largest == pytest.approx(3, rel=0.01)

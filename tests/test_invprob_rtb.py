@@ -1,0 +1,226 @@
+"""RTB against analytic posteriors, its gradient, its resume."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
+
+from invprob.certificate import Twins, certify
+from invprob.likelihood import Likelihood
+from invprob.metrics import sliced_wasserstein
+from invprob.posterior import Draws, draw
+from invprob.rtb import TrainConfig, Trainer, add_gradient
+from invprob.trajectory import led, prior_paths, rollout, score_path
+from operators.errors import NumericalError
+from operators.linear import Linear
+from operators.noise import Gaussian
+from priors.gaussian import Gaussian as GaussianPrior
+from priors.gaussian_mixture import GaussianMixture
+from priors.process import generators
+
+Array = NDArray[np.float64]
+
+
+def linear_gaussian(d: int, dy: int, steps: int) -> tuple[GaussianPrior, Likelihood, Array]:
+    rng = np.random.default_rng(0)
+    lag = np.subtract.outer(np.arange(d), np.arange(d))
+    prior = GaussianPrior(np.zeros(d), np.exp(-np.abs(lag) / 3.0), steps=steps)
+    matrix = rng.normal(size=(dy, d)) / 4
+    y = matrix @ prior.decode(prior.draw(1, seed=3))[0].numpy() + 0.2 * rng.normal(size=dy)
+    noise = Gaussian(0.2)
+    return prior, Likelihood(Linear(matrix), noise, torch.tensor(y[None]).float()), matrix
+
+
+def chain_covariance(prior: GaussianPrior, steps: int) -> Array:
+    """Covariance of z_0 under the discretised chain: linear in (z_t, zhat_0 before), per mode."""
+    schedule, values = prior.schedule, prior.values.numpy()
+
+    def gain(t: float) -> Array:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        ratio: Array = alpha * values / (alpha**2 * values + sigma**2)
+        return ratio
+
+    times = schedule.grid(steps)
+    spread = np.zeros((len(values), 2, 2))
+    spread[:, 0, 0] = schedule.sigma(1.0) ** 2
+    for i, (t, s) in enumerate(pairwise(times)):
+        kernel, lead = schedule.kernel(t, s), schedule.lead(times[i - 1], t, s) if i else 0.0
+        step = np.zeros_like(spread)
+        step[:, 0, 0] = kernel.carry + kernel.pull * (1 + lead) * gain(t)
+        step[:, 0, 1] = -kernel.pull * lead
+        step[:, 1, 0] = gain(t)
+        spread = step @ spread @ step.transpose(0, 2, 1)
+        spread[:, 0, 0] += kernel.variance
+    vectors = prior.vectors.numpy()
+    covariance: Array = (vectors * (gain(0.0) ** 2 * spread[:, 0, 0])) @ vectors.T * prior.scale**2
+    return covariance
+
+
+def test_the_chain_keeps_the_variance_of_a_gaussian_prior() -> None:
+    prior, _, _ = linear_gaussian(16, 8, steps=40)
+    exact = (prior.vectors * prior.values) @ prior.vectors.T * prior.scale**2
+    ratio = np.diag(chain_covariance(prior, 40)) / np.diag(exact.numpy())
+    assert 0.95 < ratio.min() < ratio.max() < 1.05
+    _, cleans = prior_paths(prior, generators(0, range(4000)), prior.schedule.grid(40))
+    found = prior.decode(cleans[-1]).double().var(0).numpy()
+    np.testing.assert_allclose(found, np.diag(chain_covariance(prior, 40)), rtol=0.1)
+
+
+def posterior_of(trainer: Trainer, n: int, seed: int = 5) -> Draws:
+    return draw(
+        trainer.prior,
+        trainer.likelihood,
+        lambda many: trainer.average.propose(trainer.prior, many),
+        trainer.times,
+        n,
+        seed,
+    )
+
+
+def test_gaussian_posterior_mean_covariance_and_evidence() -> None:
+    """d = 16: log Z within 0.05 nats; mean within 0.1 sigma; variances within 15%."""
+    prior, likelihood, matrix = linear_gaussian(16, 8, steps=100)
+    trainer = Trainer(
+        prior,
+        likelihood,
+        TrainConfig(
+            width=64, blocks=1, warm_steps=10, warm_batch=32, bank=512, rtb_steps=2, paths=16
+        ),
+    )
+    while trainer.step < trainer.total:
+        trainer.advance()
+    draws = posterior_of(trainer, 2000)
+    covariance = chain_covariance(prior, 100)
+    data = matrix @ covariance @ matrix.T + 0.04 * np.eye(8)
+    y = likelihood.y[0].double().numpy()
+    gain = covariance @ matrix.T @ np.linalg.inv(data)
+    mean, spread = gain @ y, covariance - gain @ matrix @ covariance
+    certificate = certify(draws.log_weight, draws.chi2, 8)
+    exact = multivariate_normal.logpdf(y, np.zeros(8), data)
+    assert certificate.log_z == pytest.approx(exact, abs=0.05)
+    assert certificate.elbo is not None and certificate.elbo < exact
+    x = draws.x.astype(float)
+    assert np.abs((x.mean(0) - mean) / np.sqrt(np.diag(spread))).max() < 0.1
+    assert np.abs(x.var(0) / np.diag(spread) - 1).max() < 0.15
+    assert np.abs(np.cov(x.T) - spread).max() < 0.1 * np.diag(spread).max()
+
+
+def gmm() -> tuple[GaussianMixture, Likelihood, float, Array]:
+    """Five modes in two dimensions, one observed: evidence and posterior in closed form."""
+    means = np.array([(-8.0 * i, 4.0 * (i % 2)) for i in range(-2, 3)])
+    weights = np.array([0.1, 0.3, 0.2, 0.15, 0.25])
+    prior = GaussianMixture(means, weights, steps=100)
+    matrix, sigma, y = np.array([[0.3, 1.0]]), 0.8, np.array([3.0])
+    noise = matrix @ matrix.T + sigma**2
+    logs = np.log(weights) + [multivariate_normal.logpdf(y, matrix @ mean, noise) for mean in means]
+    log_z = float(np.logaddexp.reduce(logs))
+    spread = np.linalg.inv(np.eye(2) + matrix.T @ matrix / sigma**2)
+    rng = np.random.default_rng(0)
+    which = rng.choice(5, 3000, p=np.exp(logs - log_z))
+    centres = np.array([spread @ (m + matrix.T @ y / sigma**2) for m in means])
+    exact = centres[which] + rng.multivariate_normal(np.zeros(2), spread, 3000)
+    likelihood = Likelihood(Linear(matrix), Gaussian(sigma), torch.tensor(y[None]).float())
+    return prior, likelihood, log_z, exact
+
+
+def test_mixture_posterior_and_bounds() -> None:
+    """log Z within 0.1; ELBO <= log Z <= EUBO; sliced Wasserstein at most 0.15 after weighting."""
+    prior, likelihood, log_z, exact = gmm()
+    trainer = Trainer(
+        prior,
+        likelihood,
+        TrainConfig(width=64, warm_steps=30, warm_batch=64, bank=512, rtb_steps=3, paths=16),
+    )
+    while trainer.step < trainer.total:
+        trainer.advance()
+    draws = posterior_of(trainer, 2000)
+    certificate = certify(draws.log_weight, draws.chi2, 1)
+    assert certificate.log_z == pytest.approx(log_z, abs=0.1)
+    assert certificate.elbo is not None and certificate.elbo < log_z
+    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, trainer.times, 64, seed=1)
+    gaps = twins.gaps(prior, trainer.average, 16, seed=2)
+    assert 0 < gaps.mean() < 3
+    weights = np.exp(draws.log_weight - draws.log_weight.max())
+    picks = np.random.default_rng(1).choice(2000, 3000, p=weights / weights.sum())
+    scale = exact.std()
+    mean, _ = sliced_wasserstein(draws.x[picks].astype(float), exact)
+    assert mean / scale < 0.15
+
+
+def test_two_pass_gradient_is_the_autograd_gradient() -> None:
+    prior, likelihood, _, _ = gmm()
+    trainer = Trainer(prior, likelihood, TrainConfig(steps=4, width=16, blocks=1))
+    policy = trainer.policy.double()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, dtype=torch.float64))
+    many = likelihood.repeat(6)
+    paths = rollout(
+        prior, trainer.policy.float().propose(prior, many), generators(0, range(6)), trainer.times
+    )
+    policy = policy.double()
+    wide = replace(
+        paths,
+        states=paths.states.double(),
+        guidance=tuple(
+            type(g)(g.clean.double(), g.delta.double(), g.score.double()) for g in paths.guidance
+        ),
+    )
+    wide = score_path(prior, policy, wide.guidance, wide.states, wide.final, trainer.times)  # type: ignore[arg-type]
+    log_w = paths.log_weight(prior, many)
+    policy.zero_grad()
+    add_gradient(prior, policy, wide, log_w - log_w.mean())
+    two_pass = [p.grad.clone() for p in policy.parameters() if p.grad is not None]
+
+    policy.zero_grad()
+    total = torch.zeros(6, dtype=torch.float64)
+    before = torch.empty(0)
+    for i in range(3):
+        kernel = prior.schedule.kernel(trainer.times[i], trainer.times[i + 1])
+        met = wide.guidance[i]
+        now = met.clean + policy(wide.states[i], met, i)
+        lead = prior.schedule.lead(*trainer.times[i - 1 : i + 2]) if i else 0.0
+        mean = kernel.mean(wide.states[i], led(now, before, lead) if i else now)
+        before = now
+        q = torch.distributions.Normal(mean, kernel.variance**0.5)
+        total = total - q.log_prob(wide.states[i + 1]).sum(1)
+    whole = log_w + total - total.detach()  # the value of log w, the gradient of -log q
+    (whole - whole.mean().detach()).square().mean().backward()
+    plain = [p.grad for p in policy.parameters() if p.grad is not None]
+    for a, b in zip(two_pass, plain, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_resume_is_bit_equal() -> None:
+    prior, likelihood, _, _ = gmm()
+    config = TrainConfig(
+        steps=10, width=16, blocks=1, warm_steps=4, warm_batch=16, rtb_steps=3, paths=4, bank=64
+    )
+    whole = Trainer(prior, likelihood, config)
+    first = Trainer(prior, likelihood, config)
+    for trainer, stop in ((whole, 7), (first, 5)):
+        while trainer.step < stop:
+            trainer.advance()
+    second = Trainer(prior, likelihood, config)
+    second.load(first.state())
+    while second.step < 7:
+        second.advance()
+    for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_fault_32_losses_that_stay_nan_abort_and_keep_the_weights() -> None:
+    prior, likelihood, _, _ = gmm()
+    broken = replace(likelihood, y=torch.tensor([[math.nan]]))
+    config = TrainConfig(steps=6, width=16, blocks=1, warm_steps=0, rtb_steps=50, paths=2)
+    trainer = Trainer(prior, broken, config)
+    with pytest.raises(NumericalError, match="noise level"):
+        [trainer.advance() for _ in range(50)]
+    assert all(torch.isfinite(p).all() for p in trainer.policy.parameters())
