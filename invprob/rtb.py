@@ -212,19 +212,12 @@ def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -
     `gap` is log w - log Z of every path. The second pass: one step at a time, no prior network.
     """
     weight = (2 * gap.flatten() / gap.numel()).view(-1, *[1] * (paths.final.ndim - 1))
-    schedule, times = prior.schedule, paths.times
-    # d(-log q) of a step is -(e / v) . d(mean), and a shift acts on its own step and on the next
-    force = [
-        -schedule.kernel(t, s).pull / schedule.kernel(t, s).variance * noise
-        for (t, s), noise in zip(pairwise(times), paths.noise, strict=True)
-    ]
-    leads = [0.0] + [schedule.lead(*times[i : i + 3]) for i in range(len(times) - 2)]
-    for i, met in enumerate(paths.guidance):
+    for i, (t, s) in enumerate(pairwise(paths.times)):
+        kernel, met = prior.schedule.kernel(t, s), paths.guidance[i]
         assert met is not None  # a policy's rollout keeps what it met
-        slope = (1 + leads[i]) * force[i]
-        if i + 1 < len(force):
-            slope = slope - leads[i + 1] * force[i + 1]
-        (weight * slope * policy(paths.states[i], met, i)).sum().backward()
+        # d(-log q) = -(e / v) . d(mean), and the mean moves by pull du
+        force = -kernel.pull / kernel.variance * paths.noise[i]
+        (weight * force * policy(paths.states[i], met, i)).sum().backward()
 
 
 def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Tensor:

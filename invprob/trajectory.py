@@ -2,11 +2,11 @@
 
     log w(tau) = log p(y | x_0) + sum_t [ log p(z_s | z_t) - log q(z_s | z_t) ]
 
-Prior p and policy q share the kernel's variance v and differ by the shift u of the clean estimate.
-Both lead their estimates by half a step (`priors.process`): L u = u + lead (u - u'), u' the shift
-of the step before. With e = z_s - m_q and m_q - m_p = pull L u no log-ratio has a cancellation:
+Prior p and policy q share the kernel's variance v and the lead of the prior's clean estimates
+(`priors.process`), and differ by the shift u. With e = z_s - m_q and m_q - m_p = pull u no
+log-ratio has a cancellation:
 
-    log p - log q = -[ 2 e . (pull L u) + |pull L u|^2 ] / (2 v)       (summed in float64)
+    log p - log q = -[ 2 e . (pull u) + |pull u|^2 ] / (2 v)           (summed in float64)
 
 The last step z_0 = zhat_0 is deterministic and shared, so it has no density.
 """
@@ -39,8 +39,7 @@ class Move:
     """One proposal of a sampler at state z: the prior's clean estimate and a shift of it."""
 
     clean: Tensor  # (B, *z_shape)
-    shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape)
-    kick: Tensor | None = None  # of the kernel's mean itself, (B, *z_shape)
+    shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape); None: no shift
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
     state: Tensor | None = None  # z after the sampler has changed it, if it has
 
@@ -104,7 +103,7 @@ def rollout(
     states, noises = [z], []
     met: list[Guidance | None] = []
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
-    last: tuple[float, Move] | None = None  # the time and move before, until a climb
+    last: tuple[float, Tensor] | None = None  # the time and clean estimate before, until a climb
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
             eps = randn(prior.z_shape, sources, like)
@@ -115,29 +114,20 @@ def rollout(
                 met.append(None)
             else:
                 kernel, move = prior.schedule.kernel(t, s, eta), propose(z, t, i)
-                lead = prior.schedule.lead(last[0], t, s) if last else 0.0
-                before = last[1] if last else move
                 noise = kernel.variance**0.5 * eps
-                shift = torch.zeros_like(z) if move.kick is None else move.kick
-                if move.shift is not None and before.shift is not None:
-                    shift = shift + kernel.pull * led(move.shift, before.shift, lead)
+                shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift
                 if move.state is None and eta == 1.0:
                     total += step_log_ratio(noise, shift, kernel.variance)
                 else:
                     total += torch.nan
                 start = z if move.state is None else move.state
-                z = kernel.mean(start, led(move.clean, before.clean, lead)) + shift + noise
-                last = (t, move)
+                clean = prior.schedule.led(move.clean, last, t, s)
+                z, last = kernel.mean(start, clean) + shift + noise, (t, move.clean)
                 met.append(move.guidance)
             states.append(z)
             noises.append(noise)
         final = prior.denoise(z, times[-1])
     return Trajectory(times, torch.stack(states), tuple(met), tuple(noises), final, total)
-
-
-def led(now: Tensor, before: Tensor, lead: float) -> Tensor:
-    """Return an estimate led by part of its last change."""
-    return now + lead * (now - before)
 
 
 def prior_paths(
@@ -191,18 +181,16 @@ def score_path(
 ) -> Trajectory:
     """Return given paths scored under the policy `shift`."""
     total = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device)
-    noises, last = [], None
+    noises: list[Tensor] = []
+    last: tuple[float, Tensor] | None = None
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
             kernel, met = prior.schedule.kernel(t, s), guidance[i]
-            u = shift(states[i], met, i)
-            before, u_before = last or (met.clean, u)
-            lead = prior.schedule.lead(times[i - 1], t, s) if i else 0.0
-            moved = kernel.pull * led(u, u_before, lead)
-            mean = kernel.mean(states[i], led(met.clean, before, lead)) + moved
+            moved = kernel.pull * shift(states[i], met, i)
+            mean = kernel.mean(states[i], prior.schedule.led(met.clean, last, t, s)) + moved
             noises.append(states[i + 1] - mean)
             total += step_log_ratio(noises[-1], moved, kernel.variance)
-            last = (met.clean, u)
+            last = (t, met.clean)
     return Trajectory(times, states, guidance, tuple(noises), final, total)
 
 

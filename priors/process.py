@@ -56,10 +56,13 @@ class Schedule:
     rho_min: float = 0.02
     rho_max: float = 200.0
     kind: Literal["vp", "ve", "flow"] = "vp"
+    bend: float = 0.5  # of the grid: the first steps are (1 + bend) / (1 - bend) times the last
 
     def __post_init__(self) -> None:
         if not 0 < self.rho_min < self.rho_max:
             raise ValueError(f"need 0 < rho_min < rho_max, found {self.rho_min}, {self.rho_max}")
+        if not 0 <= self.bend < 1:
+            raise ValueError(f"need 0 <= bend < 1, found {self.bend}")
         if self.kind not in ("vp", "ve", "flow"):
             raise ValueError(f"kind must be vp, ve or flow, found {self.kind!r}")
 
@@ -77,14 +80,17 @@ class Schedule:
         return self.rho(t) * self.alpha(t)
 
     def grid(self, steps: int) -> tuple[float, ...]:
-        """Return the `steps` times 1 = t_N > ... > t_1 = 0, even in log signal-to-noise.
+        """Return the `steps` times 1 = t_N > ... > t_1 = 0.
 
+        Steps in log signal-to-noise shrink linearly, from 1 + bend to 1 - bend times their mean:
+        data constrain the low noise levels, where a kernel of fixed variance costs a policy most.
         A chain on this grid evaluates the denoiser `steps` times: `steps` - 1 stochastic
         transitions and the deterministic last one.
         """
         if steps < 2:
             raise ValueError(f"a chain needs at least 2 steps, found {steps}")
-        return tuple(float(t) for t in np.linspace(1.0, 0.0, steps))
+        u = np.linspace(1.0, 0.0, steps)
+        return tuple(((1 - self.bend) * u + self.bend * u**2).tolist())
 
     def kernel(self, t: float, s: float, eta: float = 1.0) -> Kernel:
         """Return the reverse kernel from time t to time s < t.
@@ -97,11 +103,16 @@ class Schedule:
         keep = (self.sigma(s) ** 2 - variance) ** 0.5 / self.sigma(t)
         return Kernel(keep, self.alpha(s) - keep * self.alpha(t), variance)
 
-    def lead(self, before: float, t: float, s: float) -> float:
-        """Return how far estimates are led on the step from t to s, `before` the time before t."""
-        return float(
-            0.5 * np.log(self.rho(t) / self.rho(s)) / np.log(self.rho(before) / self.rho(t))
-        )
+    def led(self, clean: Tensor, last: tuple[float, Tensor] | None, t: float, s: float) -> Tensor:
+        """Return the clean estimate led by half of the coming step from t to s.
+
+        `last` is the time and the estimate before, or None on the first step of a chain.
+        """
+        if last is None:
+            return clean
+        before, estimate = last
+        lead = 0.5 * np.log(self.rho(t) / self.rho(s)) / np.log(self.rho(before) / self.rho(t))
+        return clean + float(lead) * (clean - estimate)
 
     def noise(self, z0: Tensor, t: float, eps: Tensor) -> Tensor:
         """Return z_t = alpha z_0 + sigma eps, shape of `z0`."""

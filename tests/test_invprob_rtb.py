@@ -17,7 +17,7 @@ from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
 from invprob.posterior import Draws, draw
 from invprob.rtb import TrainConfig, Trainer, add_gradient
-from invprob.trajectory import led, prior_paths, rollout, score_path
+from invprob.trajectory import prior_paths, rollout, score_path
 from operators.errors import NumericalError
 from operators.linear import Linear
 from operators.noise import Gaussian
@@ -51,7 +51,8 @@ def chain_covariance(prior: GaussianPrior, steps: int) -> Array:
     spread = np.zeros((len(values), 2, 2))
     spread[:, 0, 0] = schedule.sigma(1.0) ** 2
     for i, (t, s) in enumerate(pairwise(times)):
-        kernel, lead = schedule.kernel(t, s), schedule.lead(times[i - 1], t, s) if i else 0.0
+        kernel, last = schedule.kernel(t, s), (times[i - 1], torch.zeros(1)) if i else None
+        lead = float(schedule.led(torch.ones(1), last, t, s)) - 1
         step = np.zeros_like(spread)
         step[:, 0, 0] = kernel.carry + kernel.pull * (1 + lead) * gain(t)
         step[:, 0, 1] = -kernel.pull * lead
@@ -181,14 +182,14 @@ def test_two_pass_gradient_is_the_autograd_gradient() -> None:
 
     policy.zero_grad()
     total = torch.zeros(6, dtype=torch.float64)
-    before = torch.empty(0)
+    last: tuple[float, torch.Tensor] | None = None
     for i in range(3):
         kernel = prior.schedule.kernel(trainer.times[i], trainer.times[i + 1])
         met = wide.guidance[i]
-        now = met.clean + policy(wide.states[i], met, i)
-        lead = prior.schedule.lead(*trainer.times[i - 1 : i + 2]) if i else 0.0
-        mean = kernel.mean(wide.states[i], led(now, before, lead) if i else now)
-        before = now
+        t, s = trainer.times[i : i + 2]
+        mean = kernel.mean(wide.states[i], prior.schedule.led(met.clean, last, t, s))
+        mean = mean + kernel.pull * policy(wide.states[i], met, i)
+        last = (t, met.clean)
         q = torch.distributions.Normal(mean, kernel.variance**0.5)
         total = total - q.log_prob(wide.states[i + 1]).sum(1)
     whole = log_w + total - total.detach()  # the value of log w, the gradient of -log q

@@ -15,7 +15,6 @@ from invprob.policy import Policy
 from invprob.trajectory import (
     Move,
     Trajectory,
-    led,
     noise_back,
     path_guidance,
     prior_paths,
@@ -89,17 +88,16 @@ def test_log_ratio_is_the_difference_of_two_densities() -> None:
     policy = shaken(Policy(prior, 8))
     times = prior.schedule.grid(8)
     path = run(prior, likelihood, policy, times, 6)
-    before = (torch.empty(0), torch.empty(0))
+    last: tuple[float, torch.Tensor] | None = None
     naive = torch.zeros(6, dtype=torch.float64)
     for i, (t, s) in enumerate(pairwise(times)):
         kernel, met = prior.schedule.kernel(t, s), path.guidance[i]
         assert met is not None
         z, std = path.states[i], kernel.variance**0.5
-        now = met.clean, met.clean + policy(z, met, i).detach()
-        lead = prior.schedule.lead(times[i - 1], t, s) if i else 0.0
-        a, b = (led(x, y, lead) for x, y in zip(now, before if i else now, strict=True))
-        before = now
-        p, q = (Normal(kernel.mean(z, x), std) for x in (a, b))
+        clean = prior.schedule.led(met.clean, last, t, s)
+        last = (t, met.clean)
+        shift = policy(z, met, i).detach()
+        p, q = (Normal(kernel.mean(z, mean), std) for mean in (clean, clean + shift))
         nxt = path.states[i + 1]
         naive += (p.log_prob(nxt) - q.log_prob(nxt)).double().sum(1)
     torch.testing.assert_close(path.log_ratio, naive, rtol=1e-3, atol=2e-3)

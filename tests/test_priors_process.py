@@ -45,11 +45,14 @@ def test_ddim_step_is_deterministic_and_keeps_the_noise() -> None:
     torch.testing.assert_close(moved, schedule.noise(clean, 0.5, eps))
 
 
-def test_grid_is_even_in_log_signal_to_noise() -> None:
-    schedule = Schedule(0.02, 200.0)
+@pytest.mark.parametrize("bend", [0.0, 0.5])
+def test_steps_in_log_signal_to_noise_shrink_linearly(bend: float) -> None:
+    schedule = Schedule(0.02, 200.0, bend=bend)
     logs = [math.log(schedule.rho(t)) for t in schedule.grid(9)]
     gaps = [a - b for a, b in pairwise(logs)]
-    assert max(gaps) == pytest.approx(min(gaps))
+    changes = [a - b for a, b in pairwise(gaps)]
+    assert max(changes) == pytest.approx(min(changes), abs=1e-9)
+    assert gaps[0] / gaps[-1] == pytest.approx((1 + bend * 7 / 8) / (1 - bend * 7 / 8))
     assert schedule.grid(9)[0] == 1 and schedule.grid(9)[-1] == 0
 
 

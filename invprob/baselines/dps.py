@@ -30,12 +30,15 @@ class DPS(Baseline):
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return DPS as the sampler of one likelihood."""
 
+        times = self.times(prior)
+
         def move(z: Tensor, t: float, i: int) -> Move:
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 clean = prior.denoise(leaf, t)
                 norm = misfit(prior, likelihood, clean).sqrt()
                 (gradient,) = torch.autograd.grad(norm.sum(), leaf)
-            return Move(clean.detach(), kick=-self.zeta * gradient)
+            pull = prior.schedule.kernel(t, times[i + 1]).pull
+            return Move(clean.detach(), -self.zeta * gradient / pull)
 
         return move

@@ -1,0 +1,276 @@
+"""Train the shipped prior `galaxies-64` and write its folder, card and sample sheet.
+
+    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 [--real COSMOS/]
+
+Everything follows from the seeds below. Training resumes from `--work`. `--real` points to a
+GalSim COSMOS catalogue (real F814W galaxies) that the prior has never seen: the card then says how
+well it denoises them compared with simulated galaxies of the same size and noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from astropy.io import fits
+from astropy.table import Table
+from diffusers import UNet2DModel
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from invprob.trajectory import batches, prior_paths
+from priors._residual_model import ResidualModel
+from priors.pixel import Pixel, PixelConfig
+from priors.process import Schedule, generators
+from priors.simulators.galaxies import draw_many
+from priors.training import Training, train
+
+SIZE, PATCH, LEVELS = 64, 4, 1000
+POOL, HELD_OUT, BANK = 24_576, 2_048, 512
+POOL_SEED, HELD_OUT_SEED, BANK_SEED = 1, 2, 100
+RHOS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # noise levels of the denoising table
+QUANTILES = (10, 25, 50, 75, 90)
+
+Images = NDArray[np.float64]
+
+
+def network() -> UNet2DModel:
+    """Return the untrained network: 2.0 M parameters, 4 ms per 64x64 image on one core."""
+    torch.manual_seed(0)
+    return UNet2DModel(
+        sample_size=SIZE // PATCH,
+        in_channels=PATCH**2,
+        out_channels=PATCH**2,
+        block_out_channels=(48, 64, 96),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        norm_num_groups=8,
+        add_attention=False,
+        resnet_time_scale_shift="scale_shift",
+    )
+
+
+def features(images: Images) -> dict[str, NDArray[np.float64]]:
+    """Return flux, half-light radius (px) and power in bands (cycles per image) of each image."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    radii = []
+    for image in np.clip(images, 0, None):
+        centre = [(image * axis).sum() / image.sum() for axis in (y, x)]
+        r = np.hypot(y - centre[0], x - centre[1]).ravel()
+        order = np.argsort(r)
+        radii.append(np.interp(0.5, np.cumsum(image.ravel()[order]) / image.sum(), r[order]))
+    k = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE) * SIZE, np.fft.fftfreq(SIZE) * SIZE))
+    power = np.abs(np.fft.fft2(images)) ** 2
+    bands = {
+        f"power {a}-{b}": power[:, (k >= a) & (k < b)].mean(1) for a, b in ((1, 3), (3, 7), (7, 14))
+    }
+    return {"flux": images.sum((1, 2)), "size": np.array(radii), **bands}
+
+
+def real_stamps(folder: Path) -> list[tuple[Images, float, int]]:
+    """Return bright real galaxies of at least 64 px: image, native noise, binning factor."""
+    rows = Table.read(folder / "real_galaxy_catalog_26_extension_example.fits")
+    found = []
+    with fits.open(folder / "real_galaxy_images_extension.fits") as hdus:
+        for row in rows:
+            image = hdus[int(row["GAL_HDU"])].data.astype(float)
+            factor = min(image.shape) // SIZE
+            if factor < 1:
+                continue
+            peak = gaussian_filter(image, 1.0).max()
+            if peak < 12 * row["NOISE_VARIANCE"] ** 0.5:
+                continue
+            small = binned(image, factor)
+            corner = [(n - SIZE) // 2 for n in small.shape]
+            cut = small[corner[0] : corner[0] + SIZE, corner[1] : corner[1] + SIZE]
+            found.append((cut, float(row["NOISE_VARIANCE"] ** 0.5), factor))
+    return found
+
+
+def binned(image: Images, factor: int) -> Images:
+    """Return the mean over factor x factor pixels."""
+    rows, columns = (n // factor for n in image.shape)
+    cut = image[: rows * factor, : columns * factor]
+    return cut.reshape(rows, factor, columns, factor).mean((1, 3))
+
+
+def correlated_noise(folder: Path, factor: int, rng: np.random.Generator) -> Images:
+    """Return noise of unit native variance with the catalogue's correlation, binned alike."""
+    correlation = fits.getdata(folder / "acs_I_unrot_sci_20_cf.fits").astype(float)
+    n = SIZE * factor
+    kernel = np.zeros((n, n))
+    h = min(correlation.shape[0] // 2, n // 2 - 1)
+    middle = correlation.shape[0] // 2
+    window = correlation[middle - h : middle + h + 1, middle - h : middle + h + 1]
+    kernel[: 2 * h + 1, : 2 * h + 1] = window / correlation.max()
+    power = np.clip(np.fft.fft2(np.roll(kernel, (-h, -h), (0, 1))).real, 0, None)
+    white = np.fft.fft2(rng.normal(size=(n, n)))
+    return binned(np.fft.ifft2(white * np.sqrt(power)).real, factor)
+
+
+def denoising_error(prior: Pixel, images: Images, rho: float) -> NDArray[np.float64]:
+    """Return |z_0 - zhat_0|^2 / d of every image at one noise ratio, a mean over 4 draws."""
+    z0 = prior.encode(torch.from_numpy(images).float())
+    low, high = np.log(prior.schedule.rho_min), np.log(prior.schedule.rho_max)
+    t = float((np.log(rho) - low) / (high - low))
+    errors = []
+    for seed in range(4):
+        eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
+        errors.append((clean - z0).square().flatten(1).mean(1).double().numpy())
+    mean: NDArray[np.float64] = np.mean(errors, 0)
+    return mean
+
+
+def standardised(image: Images, noise: float) -> tuple[Images, float, float]:
+    """Return a noisy image scaled to a smoothed peak of 1, its noise then, and its size (px)."""
+    smooth = gaussian_filter(image, 1.0)
+    size = features(np.clip(smooth - 2 * noise / 3, 0, None)[None])["size"][0]
+    return image / smooth.max(), noise / smooth.max(), float(size)
+
+
+def real_table(prior: Pixel, folder: Path, held_out: Images) -> list[str]:
+    """Return the table of denoising errors, real galaxies against simulated look-alikes."""
+    stamps, rng = real_stamps(folder), np.random.default_rng(0)
+    real, real_noise, like, like_noise = [], [], [], []
+    for image, noise, factor in stamps:
+        scaled, level, size = standardised(image, noise)
+        real.append(scaled)
+        real_noise.append(level * correlated_noise(folder, factor, rng).std())
+        rivals = []
+        for galaxy in held_out[rng.choice(len(held_out), 200, replace=False)]:
+            peak = gaussian_filter(galaxy, 1.0).max()
+            extra = level * correlated_noise(folder, factor, rng)
+            rival, rival_noise, rival_size = standardised(galaxy / peak + extra, level)
+            spread = rival_noise * extra.std() / level
+            rivals.append((abs(np.log(rival_size / size)), rival, spread))
+        for _, rival, spread in sorted(rivals, key=lambda item: item[0])[:12]:
+            like.append(rival)
+            like_noise.append(spread)
+    rows = []
+    for rho in RHOS:
+        a, b = (denoising_error(prior, np.array(images), rho) for images in (real, like))
+        noise_a, noise_b = (
+            np.square(np.array(level) / prior.scale) for level in (real_noise, like_noise)
+        )
+        galaxy = np.median(a - noise_a) / np.median(b - noise_b)
+        alone = f"{galaxy:.2f}" if rho >= 2 else "-"
+        rows.append(
+            f"| {rho:g} | {np.median(a):.2e} | {np.median(b):.2e} "
+            f"| {np.median(a) / np.median(b):.2f} | {alone} |"
+        )
+    return [
+        f"\n## Real galaxies ({len(stamps)} HST/ACS F814W stamps, never trained on)\n",
+        "Median squared denoising error per pixel in model units, beside 12 simulated galaxies of",
+        "the same measured size, peak and correlated noise for each stamp. The stamps' own noise",
+        f"(median variance {np.median(np.square(np.array(real_noise) / prior.scale)):.2g}) is part",
+        "of both errors; the last column takes it off where it is below the added noise.\n",
+        "| noise ratio | real | simulated | real / simulated | own noise taken off |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def sheet(chain: Images, held_out: Images, path: Path) -> None:
+    """Draw 40 draws of the chain beside 40 held-out galaxies."""
+    figure = Figure(figsize=(16, 8.6), layout="constrained")
+    for half, (images, title) in zip(
+        figure.subfigures(1, 2), ((chain, "chain"), (held_out, "held out")), strict=True
+    ):
+        half.suptitle(title)
+        for axis, image in zip(half.subplots(8, 5).flat, images, strict=False):
+            axis.imshow(np.arcsinh(10 * image), origin="lower", cmap="magma", vmin=0, vmax=3.2)
+            axis.set_axis_off()
+    figure.savefig(path, dpi=70)
+
+
+def card(prior: Pixel, chain: Images, held_out: Images, steps: int, real: Path | None) -> str:
+    """Return the README of the prior's folder."""
+    lines = [
+        "# galaxies-64\n",
+        "Galaxies of 64x64 pixels as surface brightness; a typical peak is 1. Trained on simulated",
+        "Sersic bulges and discs with spiral arms, clumps, texture and companions",
+        f"(`priors/simulators/galaxies.py`), {steps} steps of a {Training().steps}-step schedule,",
+        f"seeds {POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
+        "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
+        f"        --stop {steps} --real COSMOS/\n",
+        f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
+        "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
+        "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
+        "|---" * (len(QUANTILES) + 1) + "|",
+    ]
+    ours, theirs = features(chain), features(held_out)
+    for name in ours:
+        ratio = np.percentile(ours[name], QUANTILES) / np.percentile(theirs[name], QUANTILES)
+        lines.append(f"| {name} | " + " | ".join(f"{r:.2f}" for r in ratio) + " |")
+    lines += ["\n## Held-out denoising error\n", "| noise ratio | E\\|z_0 - zhat_0\\|^2 / d |"]
+    lines += ["|---|---|"]
+    for rho in RHOS:
+        error = denoising_error(prior, held_out[:256], rho).mean()
+        lines.append(f"| {rho:g} | {error:.2e} |")
+    if real:
+        lines += real_table(prior, real, held_out)
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Train, draw the bank, measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
+    parser.add_argument("--out", type=Path, required=True, help="prior folder to write")
+    parser.add_argument("--stop", type=int, default=Training().steps, help="last training step")
+    parser.add_argument("--real", type=Path, help="folder of a GalSim COSMOS catalogue")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    pool_file, checkpoint = arguments.work / "pool.npy", arguments.work / "ckpt.pt"
+    if not pool_file.exists():
+        np.save(pool_file, draw_many(POOL, POOL_SEED))
+    pool, schedule, unet = np.load(pool_file), Schedule(), network()
+    config = PixelConfig(
+        (SIZE, SIZE),
+        scale=float(np.sqrt(np.square(pool, dtype=np.float64).mean())),
+        patch=PATCH,
+        unit="surface brightness, typical peak 1",
+        summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
+    )
+    log_rho = tuple(np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS))
+    encode = Pixel(unet, config, log_rho).encode
+    unet.train().requires_grad_(True)
+    weights = None
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        weights, done = state["average"], state["step"]
+    if weights is None or done < arguments.stop:
+        for step, loss, weights in train(  # noqa: B007  # the last weights are used
+            unet, encode, pool, schedule, Training(), checkpoint
+        ):
+            print(f"step {step}: loss {loss:.4f}", flush=True)
+            if step >= arguments.stop:
+                break
+    unet.load_state_dict(weights)
+    prior = Pixel(unet, config, log_rho)
+    times = schedule.grid(prior.steps)
+    draws = [
+        prior.decode(prior_paths(prior, generators(BANK_SEED, rows), times)[1][-1])
+        for rows in batches(BANK, 32)
+    ]
+    prior.bank = torch.cat(draws).half()
+    prior.config = replace(config, residual_model=ResidualModel.fit(prior, seed=3))
+    prior.save(arguments.out)
+    chain, held_out = prior.bank.double().numpy(), draw_many(HELD_OUT, HELD_OUT_SEED).astype(float)
+    sheet(chain, held_out, arguments.out / "samples.png")
+    step = torch.load(checkpoint, weights_only=True)["step"]
+    text = card(prior, chain, held_out, step, arguments.real)
+    (arguments.out / "README.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
