@@ -148,6 +148,7 @@ def _run(
         "elbo": certificate.elbo,
         "log_z": certificate.log_z,
         "ess": certificate.ess,
+        "std_log_w": certificate.std_log_w,
         "network_evaluations": count.network / n,
         "operator_evaluations": count.operator / n,
         "seconds": seconds,

@@ -55,6 +55,7 @@ def read_fits_image(path: str | Path, ndim: int = 2) -> tuple[NDArray[np.float64
             with fits.open(existing_file(name)) as hdus:
                 index = _choose(hdus, name, ndim, hdu, plane)
                 header, shape = hdus[index].header, hdus[index].shape
+                text = header.tostring(sep="\n", endcard=False, padding=False)
                 _check_size(path, shape, 8)
                 data = np.asarray(hdus[index].data)
     except (OSError, TypeError, ValueError, KeyError, AstropyWarning) as error:
@@ -69,7 +70,7 @@ def read_fits_image(path: str | Path, ndim: int = 2) -> tuple[NDArray[np.float64
     image = real_array(str(path), data).astype(np.float64)
     if image.ndim > ndim:
         image = image.reshape([n for n in image.shape if n != 1])
-    return image, header.tostring(sep="\n", endcard=False, padding=False)
+    return image, text
 
 
 def _choose(hdus: Any, name: str, ndim: int, hdu: int | None, plane: int | None) -> int:

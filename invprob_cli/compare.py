@@ -28,6 +28,7 @@ BEST = {
     "elbo": lambda v: -v,
     "log_z": lambda v: -v,
     "ess": lambda v: -v,
+    "std_log_w": lambda v: v,
     "network_evaluations": lambda v: v,
     "operator_evaluations": lambda v: v,
     "seconds": lambda v: v,
@@ -41,7 +42,7 @@ def compare(
     obs: Annotated[Path | None, typer.Option(help="Observation; default: that of the run.")] = None,
     prior: options.PriorName = None,
     run: options.RunName = None,
-    n: Annotated[int, typer.Option(min=1, help="Samples of each method.")] = 16,
+    n: Annotated[int, typer.Option(min=1, help="Samples of each method.")] = 32,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: the run, or beside --obs.")
     ] = None,

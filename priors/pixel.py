@@ -39,7 +39,7 @@ class PixelConfig:
     x_shape: tuple[int, int]
     scale: float  # x per unit z
     patch: int = 1  # side of the space-to-depth block, px
-    steps: int = 64
+    steps: int = 100
     rho_min: float = 0.02
     rho_max: float = 200.0
     unit: str = ""
