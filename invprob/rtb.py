@@ -1,6 +1,7 @@
 """Training of the policy: warm start by simulation, then relative trajectory balance (RTB).
 
-    warm start   min E |zhat_0 + u - z_0|^2 / r^2(t)  over z_0 from the prior, y simulated from it
+    warm start   min E c(t) |zhat_0 + u - z_0|^2 / r^2(t)  z_0 from the prior, y from z_0
+                 c(t) proportional to pull^2 r^2 / v: the forward KL of the step, over a floor
     VarGrad RTB  min E (log w - log Z)^2,  log Z = mean of log w over K paths of the same y
                  dL = -2 (log w - log Z) sum_t d log q(z_s | z_t)       with the paths held fixed
 
@@ -46,6 +47,7 @@ class TrainConfig:
     warm_batch: int = 32
     warm_times: int = 4  # noise levels met in one warm-start batch
     warm_rate: float = 1e-3
+    warm_floor: float = 0.2  # share of the weight that every noise level gets alike
     rtb_steps: int = 15
     paths: int = 16  # K: rollouts per RTB step
     rtb_rate: float = 3e-4
@@ -88,6 +90,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.policy = Policy(prior, self.steps, config.width, config.blocks)
         self.average = copy.deepcopy(self.policy).requires_grad_(False)
+        pairs = zip(pairwise(self.times), self.policy.scales, strict=True)
+        kernels = [(prior.schedule.kernel(t, s), r) for (t, s), r in pairs]
+        cost = np.array([(kernel.pull * r) ** 2 / kernel.variance for kernel, r in kernels])
+        self.weights = config.warm_floor + (1 - config.warm_floor) * cost / cost.mean()
         self.optimiser = torch.optim.Adam(self.policy.parameters(), betas=(0.9, 0.99))
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
@@ -154,7 +160,8 @@ class Trainer:
             z = self.prior.schedule.noise(z0, self.times[i], eps)
             met = guide(self.prior, replace(self.likelihood, y=y), z, self.times[i])
             error = met.clean + self.policy(z, met, i) - z0
-            loss = error.square().mean() / self.policy.scales[i] ** 2 / config.warm_times
+            weight = self.weights[i] / self.policy.scales[i] ** 2 / config.warm_times
+            loss = weight * error.square().mean()
             loss.backward()
             total += loss.item()
         return {"loss": total}

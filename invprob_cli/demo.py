@@ -11,7 +11,14 @@ from invprob_cli import console, options
 from invprob_cli.certificate import certificate_table
 
 OPERATOR, PRIOR = "lensing", "galaxies-64"
-TRAINING = {"warm_steps": 60, "rtb_steps": 2, "paths": 8}  # under 2 minutes on 2 cores
+TRAINING = {
+    "steps": 40,
+    "warm_steps": 60,
+    "rtb_steps": 2,
+    "paths": 8,
+    "certified": 32,
+    "twin_paths": 2,
+}
 SAMPLES = 32
 
 
