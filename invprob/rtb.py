@@ -43,14 +43,14 @@ class TrainConfig:
     steps: int | None = None  # of the chain; None: the prior's own
     width: int = 64  # of the policy network
     blocks: int = 3
-    warm_steps: int = 400
+    warm_steps: int = 300
     warm_batch: int = 32
     warm_times: int = 4  # noise levels met in one warm-start batch
     warm_rate: float = 1e-3
     warm_floor: float = 0.2  # share of the weight that every noise level gets alike
-    rtb_steps: int = 15
+    rtb_steps: int = 8
     paths: int = 16  # K: rollouts per RTB step
-    rtb_rate: float = 3e-4
+    rtb_rate: float = 2e-4
     loss_scale: float = 10.0  # log w - log Z is squashed by c tanh(./c): caps a path's pull
     ema: float = 0.99  # of the policy's weights
     bank: int = 2048  # prior draws met in the warm start
