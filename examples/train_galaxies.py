@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from invprob.simulate import binned, centred
 from invprob.trajectory import batches, prior_paths
 from priors._residual_model import ResidualModel
 from priors.pixel import Pixel, PixelConfig
@@ -85,18 +86,9 @@ def real_stamps(folder: Path) -> list[tuple[Images, float, int]]:
             peak = gaussian_filter(image, 1.0).max()
             if peak < 12 * row["NOISE_VARIANCE"] ** 0.5:
                 continue
-            small = binned(image, factor)
-            corner = [(n - SIZE) // 2 for n in small.shape]
-            cut = small[corner[0] : corner[0] + SIZE, corner[1] : corner[1] + SIZE]
+            cut = centred(binned(image, factor), (SIZE, SIZE))
             found.append((cut, float(row["NOISE_VARIANCE"] ** 0.5), factor))
     return found
-
-
-def binned(image: Images, factor: int) -> Images:
-    """Return the mean over factor x factor pixels."""
-    rows, columns = (n // factor for n in image.shape)
-    cut = image[: rows * factor, : columns * factor]
-    return cut.reshape(rows, factor, columns, factor).mean((1, 3))
 
 
 def correlated_noise(folder: Path, factor: int, rng: np.random.Generator) -> Images:

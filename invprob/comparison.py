@@ -60,12 +60,11 @@ def compare(
         refuse_mismatch(name, method, observation.operator)
     results = []
     if posterior is not None:
-        loaded = posterior.prior
-        policy, own = posterior.policy, posterior
+        loaded, policy = posterior.prior, posterior.policy
         results.append(
             _run(
                 "rtb", observation, loaded, n, seed, progress,
-                lambda many: policy.propose(loaded, many), own.times, 1.0, posterior.seconds,
+                lambda many: policy.propose(loaded, many), posterior.times, 1.0, posterior.seconds,
             )
         )  # fmt: skip
         known = posterior.certify(results[0].draws)

@@ -15,6 +15,8 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from operators.errors import ObservationError, RunError
 __all__ = ["MAX_BYTES", "as_json", "existing_file", "facts", "read", "write"]
 
 FORMAT = "invprob-observation"
+POSTERIOR_FORMAT = "invprob-posterior"  # of what `invprob.output` writes
 VERSION = 1
 MAX_BYTES = 2**31  # of one array in a file: more is refused before anything is read
 ARRAYS = ("data", "noise_sigma", "mask", "truth")
@@ -61,19 +64,29 @@ def write(path: Path, fields: dict[str, Any]) -> None:
 
     Raises `RunError` when the folder is missing or unwritable; what was at `path` then stays.
     """
+    with whole(path, fields["data"].nbytes) as file:
+        _fill(file, fields)
+
+
+@contextmanager
+def whole(path: Path, size: int) -> Iterator[h5py.File]:
+    """Give an HDF5 file to fill, of about `size` bytes, that appears at `path` whole or not at all.
+
+    Raises `RunError` when the folder is missing or unwritable; what was at `path` then stays.
+    """
     if not path.parent.is_dir():
         raise RunError(f"cannot write {path}: the folder {path.parent} does not exist; create it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with h5py.File(temporary, "w", libver="v110") as file:  # v110: metadata checksums too
-            _fill(file, fields)
+            yield file
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise RunError(
             f"cannot write {path}: {error}; it needs a writable folder with "
-            f"{fields['data'].nbytes / 1e6:.1f} MB or more free"
+            f"{size / 1e6:.1f} MB or more free"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -8,7 +8,6 @@ attributes of the file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from invprob import obs_file
 from invprob.certificate import Certificate
 from invprob.observation import Observation
 from invprob.posterior import Draws
 
-FORMAT, VERSION = "invprob-posterior", 1
+VERSION = 1
 
 
 def write_posterior(
@@ -31,10 +31,9 @@ def write_posterior(
     certificate: Certificate,
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write posterior.h5 whole or not at all; `provenance` must be JSON-able."""
-    partial = path.with_suffix(".partial")
-    with h5py.File(partial, "w") as file:
-        file.attrs.update(format=FORMAT, version=VERSION)
+    """Write posterior.h5 whole or not at all; raises `RunError` when it cannot."""
+    with obs_file.whole(path, draws.x.nbytes) as file:
+        file.attrs.update(format=obs_file.POSTERIOR_FORMAT, version=VERSION)
         file.attrs.update({key: str(value) for key, value in provenance.items()})
         file.attrs["certificate"] = json.dumps(asdict(certificate))
         sizes = {f"x_dim_{i}": n for i, n in enumerate(draws.x.shape[1:])}
@@ -46,7 +45,6 @@ def write_posterior(
             _variable(stats, name, getattr(draws, name)[None], ["chain", "draw"])
         data = file.create_group("observed_data")
         _variable(data, "y", observation.data, [f"y_dim_{i}" for i in range(observation.data.ndim)])
-    os.replace(partial, path)
 
 
 def _variable(group: h5py.Group, name: str, values: Any, dims: list[str]) -> None:

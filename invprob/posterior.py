@@ -79,7 +79,9 @@ def draw(
     parts = []
     for rows in batches(n, max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))):
         many = likelihood.repeat(len(rows))
-        path = rollout(prior, watched(sampler(many), rows), generators(seed, rows), times, eta)
+        path = rollout(
+            prior, watched(sampler(many), rows), generators(seed, rows), times, eta, keep=False
+        )
         x = prior.decode(path.final)
         parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
     if progress:
@@ -274,7 +276,8 @@ def scale_warning(observation: Observation, prior: Prior) -> str:
     """Return a warning where the data lie far off the prior's scale, else an empty string."""
     typical = observation.operator(prior.decode(prior.draw(16, seed=0)))
     expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
-    found = float(np.nanmax(np.abs(np.ma.filled(_unmasked(observation), np.nan))))
+    kept = observation.noise.precision > 0
+    found = float(torch.where(kept, observation.y, 0.0).abs().max())
     ratio = found / expected
     if 0.1 < ratio < 10:
         return ""
@@ -282,9 +285,3 @@ def scale_warning(observation: Observation, prior: Prior) -> str:
         f"the data peak at {found:.3g}, {ratio:.2g} times what this prior and operator give: "
         "rescale the data and their noise to the prior's unit"
     )
-
-
-def _unmasked(observation: Observation) -> np.ma.MaskedArray[Any, Any]:
-    mask = observation.noise.mask
-    hidden = np.zeros(observation.data.shape, bool) | (False if mask is None else mask.numpy())
-    return np.ma.masked_array(observation.data, hidden)

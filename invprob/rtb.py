@@ -65,14 +65,16 @@ class TrainConfig:
         at_least = {
             "width": 8,
             "warm_batch": self.warm_times,
+            "warm_times": 1,
             "paths": 2,
+            "bank": 1,
+            "checkpoint_every": 1,
             "certified": 2,
             "twins": 2,
+            "twin_paths": 1,
         }
         for name, value in asdict(self).items():
-            least = at_least.get(
-                name, 1 if name.endswith(("every", "times", "paths", "bank")) else 0
-            )
+            least = at_least.get(name, 0)
             if value is not None and value < least:
                 raise ObservationError(f"{name} must be at least {least}, found {value}")
         if self.width % 8:
@@ -199,7 +201,6 @@ class Trainer:
             "policy": self.policy.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "settings": self.policy.settings,
             "step": self.step,
             "bad": self.bad,
             "slow": self.slow,

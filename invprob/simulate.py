@@ -59,9 +59,7 @@ def fit_truth(image: NDArray[np.float64], prior: Prior) -> NDArray[np.float64]:
     """
     height, width = prior.x_shape
     factor = max(1, min(image.shape[0] // height, image.shape[1] // width))
-    rows, columns = (n // factor * factor for n in image.shape)
-    binned = image[:rows, :columns].reshape(rows // factor, factor, columns // factor, factor)
-    small = _centred(binned.mean((1, 3)), (height, width))
+    small = centred(binned(image, factor), (height, width))
     draws = prior.decode(prior.draw(64, seed=0)).numpy()
     typical = float(np.median([gaussian_filter(x, 1.0).max() for x in draws]))
     peak = float(gaussian_filter(small, 1.0).max())
@@ -75,7 +73,15 @@ def fit_truth(image: NDArray[np.float64], prior: Prior) -> NDArray[np.float64]:
     return small * (typical / peak)
 
 
-def _centred(image: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+def binned(image: NDArray[np.float64], factor: int) -> NDArray[np.float64]:
+    """Return the mean over factor x factor pixels; incomplete blocks are left out."""
+    rows, columns = (n // factor for n in image.shape)
+    cut = image[: rows * factor, : columns * factor]
+    means: NDArray[np.float64] = cut.reshape(rows, factor, columns, factor).mean((1, 3))
+    return means
+
+
+def centred(image: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
     """Return the image cut or zero-padded about its centre."""
     for axis, wanted in enumerate(shape):
         spare = image.shape[axis] - wanted

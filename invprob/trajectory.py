@@ -49,7 +49,11 @@ Propose = Callable[[Tensor, float, int], Move]
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """States z at the grid's times (N, B, *z_shape), the guidance met there, and z_0."""
+    """States z at the grid's times (N, B, *z_shape), the guidance met there, and z_0.
+
+    Where a rollout was asked to keep nothing on the way, `states` is the first one alone and
+    `guidance` and `noise` are empty.
+    """
 
     times: tuple[float, ...]
     states: Tensor
@@ -91,8 +95,12 @@ def rollout(
     sources: list[torch.Generator],
     times: tuple[float, ...],
     eta: float = 1.0,
+    keep: bool = True,
 ) -> Trajectory:
     """Return trajectories of a sampler, one per source of randomness.
+
+    Without `keep` they hold their first state and their end only, and memory does not grow with
+    the number of steps.
 
     `times` may climb: from a lower to a higher time the state is noised by the Markov kernel.
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
@@ -104,14 +112,14 @@ def rollout(
     met: list[Guidance | None] = []
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     last: tuple[float, Tensor] | None = None  # the time and clean estimate before, until a climb
+    move: Move | None
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
             eps = randn(prior.z_shape, sources, like)
             if s > t:
                 carry, spread = prior.schedule.forward(t, s)
                 noise = spread * eps
-                z, last = carry * z + noise, None
-                met.append(None)
+                z, last, move = carry * z + noise, None, None
             else:
                 kernel, move = prior.schedule.kernel(t, s, eta), propose(z, t, i)
                 noise = kernel.variance**0.5 * eps
@@ -123,9 +131,10 @@ def rollout(
                 start = z if move.state is None else move.state
                 clean = prior.schedule.led(move.clean, last, t, s)
                 z, last = kernel.mean(start, clean) + shift + noise, (t, move.clean)
-                met.append(move.guidance)
-            states.append(z)
-            noises.append(noise)
+            if keep:
+                states.append(z)
+                noises.append(noise)
+                met.append(move.guidance if move else None)
         final = prior.denoise(z, times[-1])
     return Trajectory(times, torch.stack(states), tuple(met), tuple(noises), final, total)
 

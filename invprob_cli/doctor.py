@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -94,15 +93,15 @@ def _numba_compiles() -> bool | str:
 def _priors() -> dict[str, str]:
     """Return the state of each shipped prior: its weights against the sha256 in invprob.json."""
     from invprob.registry import WEIGHTS
+    from operators.errors import ObservationError
+    from priors.pixel import intact_weights
 
     states = {}
     for card in sorted(WEIGHTS.glob("*/invprob.json")):
-        weights = card.parent / "unet" / "diffusion_pytorch_model.safetensors"
         try:
-            expected = json.loads(card.read_text())["sha256"]
-            found = hashlib.sha256(weights.read_bytes()).hexdigest()
-            state = "intact" if found == expected else "damaged: another sha256, reinstall invprob"
-        except (OSError, ValueError, KeyError) as error:
+            intact_weights(card.parent, json.loads(card.read_text())["sha256"])
+            state = "intact"
+        except (OSError, ValueError, KeyError, ObservationError) as error:
             state = f"damaged: {error}"
         states[card.parent.name] = state
     return states

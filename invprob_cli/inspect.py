@@ -43,7 +43,8 @@ def facts_of(path: Path) -> dict[str, Any]:
         if (path / "invprob.json").is_file():
             return prior_facts(path)
         raise ObservationError(f"{path} is neither a run nor a prior folder (invprob.json)")
-    if obs_file.existing_file(path).suffix == ".h5" and _format(path) == "invprob-posterior":
+    file = obs_file.existing_file(path)
+    if file.suffix == ".h5" and _format(path) == obs_file.POSTERIOR_FORMAT:
         return posterior_facts(path)
     return {"kind": "observation", **obs_file.facts(path)}
 

@@ -14,7 +14,6 @@ FLAGS = {
     "priors": (),
     "baselines": ("needs_linear", "needs_gradient", "needs_network_gradient"),
 }
-FOLDERS = {"operators": "operators", "priors": "priors", "baselines": "invprob/baselines"}
 PRIOR_FACTS = ("x_shape", "unit", "steps", "licence", "sha256")
 
 
@@ -60,7 +59,7 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     """Return name, summary and capability flags of one operator, prior or baseline."""
     from invprob import registry
 
-    folder = registry.ROOT / FOLDERS[kind]
+    folder = registry.ROOT / registry.PACKAGES[kind].replace(".", "/")
     found: dict[str, Any] = {"name": name, "summary": registry.summary(kind, name)}
     module = folder / f"{name}.py"
     if module.is_file():

@@ -2,7 +2,7 @@
 
 A prior is a diffusion process (`Schedule`), a denoiser E[z_0 | z_t] and a decoder z -> x:
 
-    x = offset + scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
+    x = scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
 
 Model units (z, about unit variance) and physical units (x) meet only in `encode` and `decode`.
 """

@@ -27,6 +27,7 @@ from operators.errors import ObservationError
 from priors._residual_model import ResidualModel
 from priors.base import Prior
 from priors.process import Schedule
+from priors.training import dihedral
 
 FORMAT_VERSION = 1
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -119,10 +120,8 @@ class Pixel(Prior):
             [rng.permutation(len(self.bank)) for _ in range(-(-n // len(self.bank)))]
         )[:n]
         images = self.bank[torch.from_numpy(order)].float()
-        turns = rng.integers(8, size=n)
-        turned = [torch.rot90(x, int(k % 4)) for x, k in zip(images, turns, strict=True)]
-        flipped = [x.flip(0) if k >= 4 else x for x, k in zip(turned, turns, strict=True)]
-        return self.encode(torch.stack(flipped))
+        turns = torch.from_numpy(rng.integers(8, size=n))
+        return self.encode(dihedral(images, turns))
 
     def save(self, folder: Path) -> None:
         """Write the prior folder: half-precision weights, scheduler, invprob.json, bank."""
@@ -168,14 +167,7 @@ class Pixel(Prior):
                 tuple(table["floor"]), tuple(table["slope"]), spectrum
             )
         config = PixelConfig(**facts)
-        weights = folder / WEIGHTS
-        if not weights.exists():
-            raise ObservationError(f"{weights} is missing: restore the prior folder")
-        if config.sha256 and hashlib.sha256(weights.read_bytes()).hexdigest() != config.sha256:
-            raise ObservationError(
-                f"{weights} is corrupt: its sha256 differs from the one in invprob.json; "
-                "restore the prior folder"
-            )
+        weights = intact_weights(folder, config.sha256)
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         kept = np.cumprod(1 - np.array(scheduler["trained_betas"]))
         settings = _read_json(folder / "unet" / "config.json")
@@ -189,6 +181,19 @@ class Pixel(Prior):
             scheduler["prediction_type"],
             load_file(bank_file)["x"] if bank_file.exists() else None,
         )
+
+
+def intact_weights(folder: Path, sha256: str) -> Path:
+    """Return the weights file of a prior folder; raises ObservationError if missing or changed."""
+    weights = folder / WEIGHTS
+    if not weights.exists():
+        raise ObservationError(f"{weights} is missing: restore the prior folder")
+    if sha256 and hashlib.sha256(weights.read_bytes()).hexdigest() != sha256:
+        raise ObservationError(
+            f"{weights} is corrupt: its sha256 differs from the one in invprob.json; "
+            "restore the prior folder"
+        )
+    return weights
 
 
 def _read_json(path: Path) -> dict[str, Any]:

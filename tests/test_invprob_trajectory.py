@@ -115,6 +115,18 @@ def test_sample_does_not_depend_on_the_batch() -> None:
     torch.testing.assert_close(many.log_ratio[4:], last.log_ratio, rtol=1e-3, atol=1e-3)
 
 
+def test_a_rollout_that_keeps_nothing_ends_the_same() -> None:
+    prior, likelihood = problem()
+    policy = shaken(Policy(prior, 8))
+    times = prior.schedule.grid(8)
+    whole = run(prior, likelihood, policy, times, 3)
+    propose = policy.propose(prior, likelihood.repeat(3))
+    ends = rollout(prior, propose, generators(1, range(3)), times, keep=False)
+    assert torch.equal(ends.final, whole.final)
+    assert torch.equal(ends.log_ratio, whole.log_ratio)
+    assert (len(ends.states), len(ends.guidance), len(ends.noise)) == (1, 0, 0)
+
+
 def test_samplers_without_a_density_say_so() -> None:
     prior, _ = problem()
 

@@ -36,5 +36,5 @@ def misfit(prior: Prior, likelihood: Likelihood, clean: Tensor) -> Tensor:
     """Return |y - A(x)|^2 per item, (B,), over unmasked data, in the prior's model units."""
     mean = likelihood.operator(prior.decode(clean))
     residual = (likelihood.y - mean) / prior.scale
-    kept = likelihood.noise.precision.to(residual) > 0
+    kept = likelihood.noise.precision_as(residual) > 0
     return torch.where(kept, residual, 0.0).square().flatten(1).sum(1)

@@ -68,6 +68,7 @@ class CoPaint(Baseline):
                     (gradient,) = torch.autograd.grad(value.sum(), leaf)
                 value = value.detach()
                 rate = torch.full_like(value, self.rate * self.rate_growth**depth)
+                worse = torch.zeros_like(rate, dtype=torch.bool)
                 for _ in range(self.halvings):
                     trial = z - rate.view(shape) * gradient
                     worse = ~(objective(trial, start, t, penalty) <= value)
