@@ -103,6 +103,8 @@ def _verdict(
     chi2: float, pixels: int, ess: float | None, k: float | None, n: int, gap: float | None
 ) -> str:
     """Return one plain sentence: trust, use corrected samples, approximate or do not trust."""
+    if not math.isfinite(chi2):
+        return "do not trust: samples are not finite; check the noise level and the flux scale"
     if abs(chi2 - 1) > CHI2_SIGMAS * math.sqrt(2 / pixels):
         side = "over" if chi2 < 1 else "under"
         return (

@@ -39,9 +39,11 @@ class Likelihood:
     def chi2(self, x: Tensor) -> Tensor:
         """Return the squared whitened residual per unmasked pixel, (B,) float64."""
         mean = self.operator(x)
-        residual = (self.y - mean) * self.noise.score(self.y.expand_as(mean), mean)
+        score = self.noise.score(self.y.expand_as(mean), mean)
+        precision = self.noise.precision_as(mean)
+        whitened = torch.where(precision > 0, score.square() / precision, 0.0)
         kept = self.noise.count(self.operator.y_shape)
-        return residual.nan_to_num().flatten(1).double().sum(1) / kept
+        return whitened.flatten(1).double().sum(1) / kept
 
     def score(self, x: Tensor) -> Tensor:
         """Return the gradient of log p(y | x) in x, (B, *x_shape)."""

@@ -64,7 +64,7 @@ def draw(
     eta: float = 1.0,
     progress: Progress | None = None,
 ) -> Draws:
-    """Return n samples of the sampler; sample i under a seed is the same for every n."""
+    """Return n samples of the sampler; sample i is the same for every n, up to rounding."""
 
     def watched(propose: Propose, rows: range) -> Propose:
         """Report progress, in samples, as the chains of a batch advance."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 
 from invprob.certificate import certify, pareto_k
+from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
+from operators.denoising import Denoising
+from operators.noise import Gaussian
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 1.0])
@@ -42,6 +48,16 @@ def test_verdicts(std: float, chi2: float, word: str) -> None:
 def test_a_sampler_without_density_has_no_evidence() -> None:
     found = certify(np.full(30, np.nan), np.ones(30), 100)
     assert found.elbo is None and found.ess is None and "no path density" in found.verdict
+
+
+def test_fault_33_samples_that_are_not_finite_get_a_verdict() -> None:
+    operator, noise = Denoising((3,)), Gaussian(0.5, torch.tensor([False, True, False]))
+    likelihood = Likelihood(operator, noise, torch.tensor([[1.0, math.nan, 1.0]]))
+    chi2 = likelihood.chi2(torch.tensor([[0.0, 7.0, 0.5], [math.nan, 0.0, 0.0]]))
+    assert chi2[0] == pytest.approx((4 + 1) / 2)
+    assert torch.isnan(chi2[1])
+    found = certify(np.full(2, np.nan), chi2.numpy(), 2)
+    assert found.verdict.startswith("do not trust: samples are not finite")
 
 
 def test_crps_of_a_gaussian() -> None:
