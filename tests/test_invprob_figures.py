@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import AsinhNorm
 
-from invprob import figures
+from invprob import figures, panels
 from invprob.observation import Observation
 from operators.inpainting import Inpainting
 from operators.lensing import Lensing
@@ -49,7 +49,7 @@ def test_a_posterior_is_shown_with_fit_spread_and_error(make: Any, tmp_path: Pat
     shown = " ".join(titles(figure))
     wanted = ("data", "model", "(data − model) / σ", "truth x", "mean", "std", "(truth − mean)")
     assert all(word in shown for word in wanted)
-    assert figure.get_size_inches()[0] * figures.DPI <= 1600
+    assert figure.get_size_inches()[0] * panels.DPI <= 1600
     path = figures.save(figure, tmp_path / "new" / "posterior.png")
     assert path.read_bytes().startswith(b"\x89PNG")
 
@@ -72,9 +72,9 @@ def test_axes_are_in_arcsec_about_the_centre() -> None:
 
 
 def test_a_source_is_stretched_and_a_field_is_not() -> None:
-    assert isinstance(figures._norm(lens().truth), AsinhNorm)
-    assert not isinstance(figures._norm(np.linspace(-1, 1, 9)), AsinhNorm)
-    flat = figures._norm(np.zeros(4))
+    assert isinstance(panels.norm(lens().truth), AsinhNorm)
+    assert not isinstance(panels.norm(np.linspace(-1, 1, 9)), AsinhNorm)
+    flat = panels.norm(np.zeros(4))
     assert flat.vmin < flat.vmax
 
 
