@@ -131,6 +131,16 @@ def _verdict(
 
 def pareto_k(log_w: NDArray[np.float64]) -> float | None:
     """Return the Pareto shape of the largest importance weights, None under 25 of them."""
+    tail = pareto_tail(log_w)
+    return None if tail is None else tail[0]
+
+
+def pareto_tail(log_w: NDArray[np.float64]) -> tuple[float, float, int] | None:
+    """Return shape, scale and size of the tail of weights exp(log_w - max log_w), (n,).
+
+    The scale is that of the excess over the weight below the tail. None under 25 weights, or
+    where they are all alike.
+    """
     n = len(log_w)
     count = int(min(0.2 * n, 3 * math.sqrt(n)))
     if count < 5:
@@ -150,7 +160,8 @@ def pareto_k(log_w: NDArray[np.float64]) -> float | None:
     share = np.nan_to_num(share) / np.nansum(share)
     best = float((theta * share).sum())
     k = float(np.log1p(-best * excess).mean())
-    return (k * count + 5) / (count + 10)  # weak prior towards 1/2, as in PSIS
+    scale = -k / best
+    return (k * count + 5) / (count + 10), scale, count  # weak prior towards 1/2, as in PSIS
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,8 +60,12 @@ class Likelihood:
             (gradient,) = torch.autograd.grad(self.log_prob(leaf).sum(), leaf)
         return gradient
 
-    def shift(self, x: Tensor, covariance: float | Covariance) -> Tensor:
-        """Return the proximal shift delta (B, *x_shape) of x with error covariance R, or r2 I."""
+    def shift(self, x: Tensor, covariance: float | Covariance) -> tuple[Tensor, Tensor]:
+        """Return the proximal shift of x whose error covariance is R, or r2 I, and its potential.
+
+        The shift delta is (B, *x_shape). The potential (B,) float64 is log p(y | x) with the error
+        of x integrated out, up to a constant: -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2.
+        """
         if not isinstance(self.operator, LinearOperator):
             raise NotDifferentiable(
                 f"{type(self.operator).__name__} is not linear, and guidance needs a linear "
@@ -72,7 +76,8 @@ class Likelihood:
             covariance, self.noise, residual, iterations=CG_ITERATIONS, tolerance=CG_TOLERANCE
         )
         back = self.operator.adjoint(solved)
-        return covariance(back) if callable(covariance) else covariance * back
+        shift = covariance(back) if callable(covariance) else covariance * back
+        return shift, -(residual * solved).flatten(1).double().sum(1) / 2
 
     def repeat(self, times: int) -> Likelihood:
         """Return the likelihood of every observation `times` in a row, (M * times, *y_shape)."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from torch import Tensor
 from invprob.likelihood import Likelihood
 from priors.base import Prior
 from priors.process import randn
+
+if TYPE_CHECKING:
+    from invprob.correction import Islands
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,13 @@ class Guidance:
     clean: Tensor  # zhat_0 of the prior, (B, *z_shape)
     delta: Tensor  # proximal shift towards the data, (B, *z_shape)
     score: Tensor  # gradient of log p(y | x) in z at zhat_0, (B, *z_shape)
+    potential: Tensor  # log p(y | z_t), approximately and up to a constant, (B,) float64
+
+    def __getitem__(self, index: Tensor) -> Guidance:
+        """Return the guidance of the items `index` (B,)."""
+        return Guidance(
+            self.clean[index], self.delta[index], self.score[index], self.potential[index]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +53,15 @@ class Move:
     shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape); None: no shift
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
     state: Tensor | None = None  # z after the sampler has changed it, if it has
+
+    def __getitem__(self, index: Tensor) -> Move:
+        """Return the proposal for the items `index` (B,)."""
+        return Move(
+            self.clean[index],
+            None if self.shift is None else self.shift[index],
+            None if self.guidance is None else self.guidance[index],
+            None if self.state is None else self.state[index],
+        )
 
 
 Propose = Callable[[Tensor, float, int], Move]
@@ -78,9 +98,10 @@ def guide(
         if clean is None:
             clean = prior.denoise(z, t)
         x = prior.decode(clean)
-        delta = likelihood.shift(x, prior.covariance(z, t, clean))
+        delta, potential = likelihood.shift(x, prior.covariance(z, t, clean))
         score = prior.scale**2 * likelihood.score(x)
-        return Guidance(clean, prior.encode(x + delta) - clean, prior.encode(x + score) - clean)
+        moved, risen = (prior.encode(x + step) - clean for step in (delta, score))
+        return Guidance(clean, moved, risen, potential)
 
 
 def step_log_ratio(noise: Tensor, shift: Tensor, variance: float) -> Tensor:
@@ -96,11 +117,13 @@ def rollout(
     times: tuple[float, ...],
     eta: float = 1.0,
     keep: bool = True,
+    islands: Islands | None = None,
 ) -> Trajectory:
     """Return trajectories of a sampler, one per source of randomness.
 
     Without `keep` they hold their first state and their end only, and memory does not grow with
-    the number of steps.
+    the number of steps. With `islands` (and without `keep`) particles are resampled on the way,
+    which needs a sampler that gives guidance: log_ratio then makes the log weights of SMC.
 
     `times` may climb: from a lower to a higher time the state is noised by the Markov kernel.
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
@@ -108,6 +131,8 @@ def rollout(
     """
     like = torch.empty(0)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
+    if islands:
+        z = islands.hold(z, 0)
     states, noises = [z], []
     met: list[Guidance | None] = []
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
@@ -122,15 +147,24 @@ def rollout(
                 z, last, move = carry * z + noise, None, None
             else:
                 kernel, move = prior.schedule.kernel(t, s, eta), propose(z, t, i)
+                if islands:
+                    assert move.guidance is not None  # only policies are resampled on the way
+                    index, weight = islands.select(total + move.guidance.potential)
+                    z, move, last = z[index], move[index], last and (last[0], last[1][index])
+                    assert move.guidance is not None
+                    total = weight - move.guidance.potential
                 noise = kernel.variance**0.5 * eps
                 shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift
+                start = z if move.state is None else move.state
+                mean = kernel.mean(start, prior.schedule.led(move.clean, last, t, s)) + shift
+                z, last = mean + noise, (t, move.clean)
+                if islands:
+                    z = islands.hold(z, i + 1)
+                    noise = z - mean
                 if move.state is None and eta == 1.0:
                     total += step_log_ratio(noise, shift, kernel.variance)
                 else:
                     total += torch.nan
-                start = z if move.state is None else move.state
-                clean = prior.schedule.led(move.clean, last, t, s)
-                z, last = kernel.mean(start, clean) + shift + noise, (t, move.clean)
             if keep:
                 states.append(z)
                 noises.append(noise)

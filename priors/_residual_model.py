@@ -5,7 +5,9 @@
 
 The errors of a network that has learned galaxies are far from white: they are as smooth as the
 galaxies are and lie where the light is. D is fitted to the squared errors as a function of local
-brightness, P is the mean power spectrum of the errors divided by D. A single number r2 = tr R / d
+brightness, P is the mean power spectrum of the errors divided by D. F works on a grid half as wide
+again as the image, zero outside it: on a periodic one the data of a source at one edge would put
+light on the other. A single number r2 = tr R / d
 (Boys et al. 2023, arXiv 2310.06721) is the special case of a flat D and P.
 """
 
@@ -33,6 +35,7 @@ SMOOTHING = (0.06, 0.24, 0.40, 0.24, 0.06)  # of |zhat_0|, px
 FLOOR = 1e-3  # least floor(t), as a fraction of the mean squared error
 TIMES = 21
 DRAWS = 192
+MARGIN = 0.5  # of the Fourier grid beyond the image, as a fraction of its side
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,14 @@ class ResidualModel:
             return (1 - mix) * table[low] + mix * table[low + 1]
 
         bands = tuple(at(column) for column in zip(*self.log_spectrum, strict=True))
-        shape = (int(clean.shape[-2]), int(clean.shape[-1]))
-        power = _power(bands, shape).to(clean)
+        height, width = int(clean.shape[-2]), int(clean.shape[-1])
+        wide = (_wide(height), _wide(width))
+        power = _power(bands, (height, width), wide).to(clean)
         spread = (at(self.floor) + at(self.slope) * smoothed(clean)).sqrt()
 
         def apply(u: Tensor) -> Tensor:
-            out: Tensor = spread * torch.fft.irfft2(power * torch.fft.rfft2(spread * u), s=shape)
+            modes = power * torch.fft.rfft2(spread * u, s=wide)
+            out: Tensor = spread * torch.fft.irfft2(modes, s=wide)[..., :height, :width]
             return out
 
         return apply
@@ -99,21 +104,28 @@ def _fit(error: Tensor, clean: Tensor) -> tuple[float, float, NDArray[np.float64
     floor = max(float(floor), FLOOR * float(square.mean()))
     white = error / (floor + slope * smoothed(clean)).sqrt()
     power = torch.fft.rfft2(white, norm="ortho").abs().double().square().mean(0).flatten().numpy()
-    band = np.searchsorted(BANDS, _frequencies(tuple(error.shape[-2:])).ravel(), side="right") - 1
+    shape = (int(error.shape[-2]), int(error.shape[-1]))
+    band = np.searchsorted(BANDS, _frequencies(shape, shape).ravel(), side="right") - 1
     total, many = (np.bincount(band, w, len(BANDS)) for w in (power, np.ones_like(power)))
     return floor, float(slope), np.log(total / np.maximum(many, 1) + 1e-12)
 
 
-def _frequencies(shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Return |k| in cycles per image of the half-plane of `rfft2`."""
-    ky, kx = np.fft.fftfreq(shape[0]) * shape[0], np.fft.rfftfreq(shape[1]) * shape[1]
+def _frequencies(shape: tuple[int, int], grid: tuple[int, int]) -> NDArray[np.float64]:
+    """Return |k| in cycles per image of `shape` on the half-plane of `rfft2` of `grid`."""
+    ky, kx = np.fft.fftfreq(grid[0]) * shape[0], np.fft.rfftfreq(grid[1]) * shape[1]
     frequencies: NDArray[np.float64] = np.hypot(ky[:, None], kx)
     return frequencies
 
 
 @lru_cache(maxsize=256)
-def _power(bands: tuple[float, ...], shape: tuple[int, int]) -> Tensor:
-    """Return P on the half-plane of `rfft2`, interpolated in log P over log(1 + k)."""
+def _power(bands: tuple[float, ...], shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Return P on the half-plane of `rfft2` of `grid`, interpolated in log P over log(1 + k)."""
     centres = np.log1p((np.array(BANDS) + np.append(BANDS[1:], 1.4 * BANDS[-1])) / 2)
     centres[0] = 0.0  # the first band holds k = 0 alone
-    return torch.from_numpy(np.exp(np.interp(np.log1p(_frequencies(shape)), centres, bands)))
+    power = np.exp(np.interp(np.log1p(_frequencies(shape, grid)), centres, bands))
+    return torch.from_numpy(power)
+
+
+def _wide(side: int) -> int:
+    """Return the side of the Fourier grid of an image of `side` pixels."""
+    return 2 * round(side * (1 + MARGIN) / 2)
