@@ -61,11 +61,13 @@ def certify(
     pixels: int,
     gaps: NDArray[np.float64] | None = None,
     gap_start: float | None = None,
+    island: int = 1,
 ) -> Certificate:
     """Return the certificate of samples with path weights (n,) and chi-square per pixel (n,).
 
     `gaps` are EUBO - ELBO of simulated twins, `pixels` counts the unmasked data. Weights that are
-    NaN (a sampler without a density) leave the evidence undefined.
+    NaN (a sampler without a density) leave the evidence undefined. Samples of SMC come in islands
+    of a fixed number: the ELBO is then the mean of the islands' estimates of log Z.
     """
     n, misfit = len(chi2), float(np.mean(chi2))
     gap = None if gaps is None else float(np.mean(gaps))
@@ -77,15 +79,17 @@ def certify(
         )  # fmt: skip
     top = log_w.max()
     weights = np.exp(log_w - top)
-    elbo, std = float(log_w.mean()), float(log_w.std(ddof=1))
+    log_means = np.array([log_mean(log_w[i : i + island]) for i in range(0, n, island)])
+    elbo = float(log_means.mean())
+    std = float(log_means.std(ddof=1)) if len(log_means) > 1 else None
     ess = float(weights.sum() ** 2 / np.square(weights).sum())
     k = pareto_k(log_w)
     return Certificate(
         n=n,
         elbo=elbo,
-        elbo_se=std / math.sqrt(n),
+        elbo_se=None if std is None else std / math.sqrt(len(log_means)),
         eubo=None if gap is None else elbo + gap,
-        log_z=float(top + np.log(weights.mean())),
+        log_z=log_mean(log_w),
         log_z_se=float(weights.std(ddof=1) / weights.mean() / math.sqrt(n)),
         std_log_w=std,
         ess=ess,
@@ -97,6 +101,11 @@ def certify(
         gap_se=gap_se,
         gap_start=gap_start,
     )
+
+
+def log_mean(log_w: NDArray[np.float64]) -> float:
+    """Return the log of the mean of weights (n,)."""
+    return float(np.logaddexp.reduce(log_w) - math.log(len(log_w)))
 
 
 def _verdict(

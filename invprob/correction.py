@@ -13,38 +13,25 @@ held to an exact draw of the path posterior it is an upper bound (Grosse et al. 
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invprob.certificate import pareto_tail
-from invprob.posterior import Draws
+from invprob.certificate import log_mean, pareto_tail
 
 ESS_FRACTION = 0.5  # an island is resampled below this share of effective particles
 
 Array = NDArray[np.float64]
 
 
-def resample(draws: Draws, seed: int) -> Draws:
-    """Return as many samples, of equal weight, drawn again in proportion to smoothed weights.
-
-    Their log weights are all the estimate of log Z.
-    """
-    log_w = smoothed(draws.log_weight)
-    level = float(np.logaddexp.reduce(log_w)) - math.log(len(log_w))
+def resample(log_w: Array, seed: int) -> tuple[NDArray[np.int64], float]:
+    """Return n indices drawn in proportion to smoothed weights (n,), and the log of their mean."""
+    log_w = smoothed(log_w)
     offset = np.random.default_rng([seed, 7]).random()
-    index = systematic(np.exp(log_w - log_w.max()), offset)
-    return replace(
-        draws,
-        x=draws.x[index],
-        log_likelihood=draws.log_likelihood[index],
-        log_weight=np.full(len(log_w), level),
-        chi2=draws.chi2[index],
-    )
+    return systematic(np.exp(log_w - log_w.max()), offset), log_mean(log_w)
 
 
 def smoothed(log_w: Array) -> Array:
@@ -81,7 +68,6 @@ class Islands:
     size: int
     seed: int
     retained: Tensor | None = None
-    resampled: int = 0  # times that an island was
     _rng: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -97,7 +83,6 @@ class Islands:
             total = weights.sum()
             if total**2 >= ESS_FRACTION * len(weights) * np.square(weights).sum():
                 continue
-            self.resampled += 1
             if self.retained is None:
                 chosen = systematic(weights, self._rng.random())
             else:

@@ -26,6 +26,8 @@ EMBEDDING = 64  # width of the time embedding
 class Policy(nn.Module):
     """A policy for one prior and one number of steps; calling it returns the shift u."""
 
+    foresight: Tensor
+
     def __init__(self, prior: Prior, steps: int, width: int = 64, blocks: int = 3) -> None:
         """Set up a guided start; the network is convolutional on images, dense on vectors."""
         super().__init__()
@@ -33,6 +35,8 @@ class Policy(nn.Module):
         times = prior.schedule.grid(steps)[:-1]
         self.scales = [prior.residual_variance(t) ** 0.5 for t in times]
         self.gain = nn.Parameter(torch.zeros(len(times)))
+        # slope of a path's future log weight on its guidance's potential, fitted by RTB
+        self.register_buffer("foresight", torch.zeros(len(times), dtype=torch.float64))
         self.embed = nn.Sequential(nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU())
         self.register_buffer("features", _fourier(torch.tensor(times)), persistent=False)
         self.fold = _fold(prior.z_shape)
@@ -62,7 +66,8 @@ class Policy(nn.Module):
 
         def move(z: Tensor, t: float, i: int) -> Move:
             met = guide(prior, likelihood, z, t)
-            return Move(met.clean, self(z, met, i), guidance=met)
+            foreseen = self.foresight[i] * met.potential
+            return Move(met.clean, self(z, met, i), guidance=met, foreseen=foreseen)
 
         return move
 

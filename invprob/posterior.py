@@ -24,18 +24,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob import registry
-from invprob.certificate import Certificate, Twins, certify
+from invprob.certificate import PARETO_LIMIT, Certificate, Twins, certify
+from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.run import Run
 from invprob.trajectory import Move, Propose, batches, rollout
-from operators.errors import ObservationError, RunError
+from operators.errors import NumericalError, ObservationError, RunError, UnknownName
 from priors.base import Prior
 from priors.process import generators
 
 IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
+CORRECTIONS = ("auto", "none", "psis", "smc")
 
 Array = NDArray[np.float64]
 
@@ -52,6 +54,18 @@ class Draws:
     log_likelihood: Array
     log_weight: Array  # log w of the path; NaN where the sampler has no density
     chi2: Array  # per unmasked pixel
+    island: int = 1  # particles that SMC resampled together; 1: independent samples
+
+    def resampled(self, seed: int) -> Draws:
+        """Return as many samples of equal weight: the log of the mean of the weights of these."""
+        index, level = resample(self.log_weight, seed)
+        return replace(
+            self,
+            x=self.x[index],
+            log_likelihood=self.log_likelihood[index],
+            log_weight=np.full(len(index), level),
+            chi2=self.chi2[index],
+        )
 
 
 def draw(
@@ -63,8 +77,12 @@ def draw(
     seed: int,
     eta: float = 1.0,
     progress: Progress | None = None,
+    smc: bool = False,
 ) -> Draws:
-    """Return n samples of the sampler; sample i is the same for every n, up to rounding."""
+    """Return n samples of the sampler; sample i is the same for every n, up to rounding.
+
+    With `smc` the samples of a batch are particles of one island, and their weights those of SMC.
+    """
 
     def watched(propose: Propose, rows: range) -> Propose:
         """Report progress, in samples, as the chains of a batch advance."""
@@ -77,17 +95,21 @@ def draw(
         return move
 
     parts = []
-    for rows in batches(n, max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))):
+    size = max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))
+    for rows in batches(n, size):
         many = likelihood.repeat(len(rows))
+        islands = Islands(len(rows), seed + rows.start) if smc else None
         path = rollout(
-            prior, watched(sampler(many), rows), generators(seed, rows), times, eta, keep=False
+            prior, watched(sampler(many), rows), generators(seed, rows), times, eta, False, islands
         )
         x = prior.decode(path.final)
         parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
     if progress:
         progress("sample", n, n, {})
-    columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
-    return Draws(*columns)
+    images, log_likelihood, log_weight, chi2 = (
+        torch.cat(column).numpy() for column in zip(*parts, strict=True)
+    )
+    return Draws(images, log_likelihood, log_weight, chi2, island=size if smc else 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +137,10 @@ class Posterior:
         """Return n posterior samples (n, *x_shape) in physical units."""
         return self.draw(n, seed).x
 
-    def draw(self, n: int, seed: int = 0, progress: Progress | None = None) -> Draws:
-        """Return n posterior samples with their path weights."""
+    def draw(
+        self, n: int, seed: int = 0, progress: Progress | None = None, smc: bool = False
+    ) -> Draws:
+        """Return n posterior samples with their path weights, or as weighted particles of SMC."""
         return draw(
             self.prior,
             self.likelihood,
@@ -125,15 +149,18 @@ class Posterior:
             n,
             seed,
             progress=progress,
+            smc=smc,
         )
 
     def certify(self, draws: Draws) -> Certificate:
         """Return the certificate of these draws, with the gap measured after training."""
         pixels = self.observation.noise.count(self.observation.operator.y_shape)
-        fresh = certify(draws.log_weight, draws.chi2, pixels)
+        fresh = certify(draws.log_weight, draws.chi2, pixels, island=draws.island)
         known = self.certificate
-        if known is None or known.gap is None or fresh.elbo is None:
+        if known is None or known.gap is None or known.eubo is None or fresh.elbo is None:
             return fresh
+        if draws.island > 1:  # the bound from above is that of single paths
+            return replace(fresh, eubo=known.eubo, gap=known.eubo - fresh.elbo)
         return replace(
             fresh,
             gap=known.gap,
@@ -141,6 +168,31 @@ class Posterior:
             gap_start=known.gap_start,
             eubo=fresh.elbo + known.gap,
         )
+
+    def sample_corrected(
+        self, n: int, seed: int = 0, correct: str = "auto", progress: Progress | None = None
+    ) -> tuple[Draws, Certificate]:
+        """Return n samples and their certificate, corrected by one of `CORRECTIONS`.
+
+        "psis" draws the samples again by importance, "smc" resamples on the way as well, "auto"
+        is "psis" where the weights are reliable and "none" otherwise.
+        """
+        if correct not in CORRECTIONS:
+            raise UnknownName(f"no correction {correct!r}: choose {', '.join(CORRECTIONS)}")
+        draws = self.draw(n, seed, progress, smc=correct == "smc")
+        known = self.certify(draws)
+        reliable = known.pareto_k is not None and known.pareto_k < PARETO_LIMIT
+        if correct == "auto":
+            correct = "psis" if reliable else "none"
+        if correct == "none":
+            return draws, known
+        if known.ess is None:
+            raise NumericalError("path weights are not finite: nothing to correct by; train again")
+        evenness = f"Pareto k {known.pareto_k or math.nan:.2f}, ESS {known.ess:.0f} of {n}"
+        verdict = (
+            f"trust the corrected samples ({correct}: {evenness})" if reliable else known.verdict
+        )
+        return draws.resampled(seed), replace(known, corrected=correct, verdict=verdict)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""

@@ -33,6 +33,10 @@ from priors.process import generators
 
 log = logging.getLogger("invprob")
 
+FORGET = 0.9  # weight of the earlier steps' paths in the fit of the foresight
+RIDGE = 10.0  # nats^2: keeps the fitted slope at 0 where potentials hardly differ
+MAX_SLOPE = 1.2
+
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
@@ -99,6 +103,7 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.policy.parameters(), betas=(0.9, 0.99))
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
+        self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
 
     @property
     def total(self) -> int:
@@ -186,14 +191,36 @@ class Trainer:
         )
         log_w = paths.log_weight(self.prior, likelihood).view(count, config.paths)
         gap = log_w - log_w.mean(1, keepdim=True)
+        advantage = self._advantage(paths, log_w)
         add_gradient(
-            self.prior, self.policy, paths, config.loss_scale * torch.tanh(gap / config.loss_scale)
+            self.prior,
+            self.policy,
+            paths,
+            config.loss_scale * torch.tanh(advantage / config.loss_scale),
         )
         return {
             "loss": float(gap.square().mean()),
             "elbo": float(log_w.mean()),
             "std_log_w": float(log_w.std(1).mean()),
         }
+
+    def _advantage(self, paths: Trajectory, log_w: Tensor) -> Tensor:
+        """Return what every transition earned, (N - 1, B): log w less what it could not change.
+
+        Taken off are the path's past and the future that its potential foresees: they do not
+        depend on the transition's noise, so they change the gradient's variance alone. The slopes
+        are those of the least squares over the paths of this and the earlier steps.
+        """
+        potential = torch.stack([met.potential for met in paths.guidance if met is not None])
+        future = log_w.flatten() - paths.past
+        grouped = [a.view(len(a), *log_w.shape) for a in (potential, future)]
+        x, y = (a - a.mean(2, keepdim=True) for a in grouped)
+        sums = torch.stack([(x * y).sum((1, 2)), (x * x).sum((1, 2))])
+        self.moments = FORGET * self.moments + sums
+        slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
+        for policy in (self.policy, self.average):
+            policy.foresight.copy_(slope)
+        return (y - slope.view(-1, 1, 1) * x).flatten(1)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs."""
@@ -202,6 +229,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
+            "moments": self.moments,
             "bad": self.bad,
             "slow": self.slow,
         }
@@ -211,21 +239,24 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
+        self.moments = state["moments"]
         self.step, self.bad, self.slow = state["step"], state["bad"], state["slow"]
 
 
 def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -> None:
     """Add to the policy the gradient of mean (log w - log Z)^2 with the paths held fixed.
 
-    `gap` is log w - log Z of every path. The second pass: one step at a time, no prior network.
+    `gap` is log w - log Z of every path (B,), or the share of it that each transition can change
+    (N - 1, B). The second pass: one step at a time, no prior network.
     """
-    weight = (2 * gap.flatten() / gap.numel()).view(-1, *[1] * (paths.final.ndim - 1))
+    count, extra = len(paths.final), [1] * (paths.final.ndim - 1)
+    weights = (2 * gap.expand(len(paths.guidance), count) / count).view(-1, count, *extra)
     for i, (t, s) in enumerate(pairwise(paths.times)):
         kernel, met = prior.schedule.kernel(t, s), paths.guidance[i]
         assert met is not None  # a policy's rollout keeps what it met
         # d(-log q) = -(e / v) . d(mean), and the mean moves by pull du
         force = -kernel.pull / kernel.variance * paths.noise[i]
-        (weight * force * policy(paths.states[i], met, i)).sum().backward()
+        (weights[i] * force * policy(paths.states[i], met, i)).sum().backward()
 
 
 def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Tensor:

@@ -52,6 +52,7 @@ class Move:
     clean: Tensor  # (B, *z_shape)
     shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape); None: no shift
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
+    foreseen: Tensor | None = None  # log weight the rest of the path should earn, + const, (B,)
     state: Tensor | None = None  # z after the sampler has changed it, if it has
 
     def __getitem__(self, index: Tensor) -> Move:
@@ -60,6 +61,7 @@ class Move:
             self.clean[index],
             None if self.shift is None else self.shift[index],
             None if self.guidance is None else self.guidance[index],
+            None if self.foreseen is None else self.foreseen[index],
             None if self.state is None else self.state[index],
         )
 
@@ -81,6 +83,7 @@ class Trajectory:
     noise: tuple[Tensor, ...]  # z_s - m_q of every transition
     final: Tensor  # z_0, (B, *z_shape)
     log_ratio: Tensor  # sum log p - log q, (B,) float64; NaN where q has no density
+    past: Tensor  # the same before every transition, (N - 1, B)
 
     def log_weight(self, prior: Prior, likelihood: Likelihood) -> Tensor:
         """Return log w, (B,) float64."""
@@ -127,19 +130,20 @@ def rollout(
 
     `times` may climb: from a lower to a higher time the state is noised by the Markov kernel.
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
-    variance: eta other than 1, climbs, or a state changed outside the kernel.
+    variance: eta other than 1, or a state changed outside the kernel.
     """
     like = torch.empty(0)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
     if islands:
         z = islands.hold(z, 0)
-    states, noises = [z], []
+    states, noises, past = [z], [], []
     met: list[Guidance | None] = []
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     last: tuple[float, Tensor] | None = None  # the time and clean estimate before, until a climb
     move: Move | None
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
+            past.append(total)
             eps = randn(prior.z_shape, sources, like)
             if s > t:
                 carry, spread = prior.schedule.forward(t, s)
@@ -148,11 +152,10 @@ def rollout(
             else:
                 kernel, move = prior.schedule.kernel(t, s, eta), propose(z, t, i)
                 if islands:
-                    assert move.guidance is not None  # only policies are resampled on the way
-                    index, weight = islands.select(total + move.guidance.potential)
+                    assert move.foreseen is not None  # only policies are resampled on the way
+                    index, weight = islands.select(total + move.foreseen)
+                    total = weight - move.foreseen[index]
                     z, move, last = z[index], move[index], last and (last[0], last[1][index])
-                    assert move.guidance is not None
-                    total = weight - move.guidance.potential
                 noise = kernel.variance**0.5 * eps
                 shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift
                 start = z if move.state is None else move.state
@@ -162,15 +165,16 @@ def rollout(
                     z = islands.hold(z, i + 1)
                     noise = z - mean
                 if move.state is None and eta == 1.0:
-                    total += step_log_ratio(noise, shift, kernel.variance)
+                    total = total + step_log_ratio(noise, shift, kernel.variance)
                 else:
-                    total += torch.nan
+                    total = total + torch.nan
             if keep:
                 states.append(z)
                 noises.append(noise)
                 met.append(move.guidance if move else None)
         final = prior.denoise(z, times[-1])
-    return Trajectory(times, torch.stack(states), tuple(met), tuple(noises), final, total)
+    path = torch.stack(states), tuple(met), tuple(noises), final, total, torch.stack(past)
+    return Trajectory(times, *path)
 
 
 def prior_paths(
@@ -225,16 +229,18 @@ def score_path(
     """Return given paths scored under the policy `shift`."""
     total = torch.zeros(states.shape[1], dtype=torch.float64, device=states.device)
     noises: list[Tensor] = []
+    past: list[Tensor] = []
     last: tuple[float, Tensor] | None = None
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
+            past.append(total)
             kernel, met = prior.schedule.kernel(t, s), guidance[i]
             moved = kernel.pull * shift(states[i], met, i)
             mean = kernel.mean(states[i], prior.schedule.led(met.clean, last, t, s)) + moved
             noises.append(states[i + 1] - mean)
-            total += step_log_ratio(noises[-1], moved, kernel.variance)
+            total = total + step_log_ratio(noises[-1], moved, kernel.variance)
             last = (t, met.clean)
-    return Trajectory(times, states, guidance, tuple(noises), final, total)
+    return Trajectory(times, states, guidance, tuple(noises), final, total, torch.stack(past))
 
 
 def batches(n: int, size: int) -> list[range]:

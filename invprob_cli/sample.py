@@ -24,6 +24,9 @@ def sample(
         Path | None, typer.Option(help="File to write; default: posterior.h5 in the run.")
     ] = None,
     runs: options.RunsFolder = Path("runs"),
+    correct: Annotated[
+        str, typer.Option(help="auto, none, psis (importance) or smc (resampled on the way).")
+    ] = "auto",
     seed: options.Seed = 0,
     threads: options.Threads = None,
     as_json: options.Json = False,
@@ -39,7 +42,7 @@ def sample(
     posterior = Posterior.from_pretrained(opened.path)
     options.check_memory(n, posterior.prior.x_shape)
     options.use_threads(threads)
-    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file)
+    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct)
     if as_json:
         console.document(posterior_document(opened.name, file, n, certificate, seconds))
         return
@@ -53,7 +56,7 @@ def sample(
 
 
 def draw_and_write(
-    posterior: Posterior, run: Run, n: int, seed: int, file: Path
+    posterior: Posterior, run: Run, n: int, seed: int, file: Path, correct: str = "auto"
 ) -> tuple[Certificate, list[Path], float]:
     """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling."""
     from invprob import __version__, figures
@@ -61,9 +64,8 @@ def draw_and_write(
 
     begun = time.monotonic()
     with console.progress() as progress:
-        draws = posterior.draw(n, seed, progress)
-    seconds = time.monotonic() - begun
-    certificate, observation = posterior.certify(draws), posterior.observation
+        draws, certificate = posterior.sample_corrected(n, seed, correct, progress)
+    seconds, observation = time.monotonic() - begun, posterior.observation
     provenance = {
         "run": run.name, "operator": observation.name, "prior": posterior.prior_name,
         "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,

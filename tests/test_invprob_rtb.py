@@ -180,7 +180,8 @@ def test_two_pass_gradient_is_the_autograd_gradient() -> None:
         paths,
         states=paths.states.double(),
         guidance=tuple(
-            type(g)(g.clean.double(), g.delta.double(), g.score.double()) for g in paths.guidance
+            replace(g, clean=g.clean.double(), delta=g.delta.double(), score=g.score.double())
+            for g in paths.guidance
         ),
     )
     wide = score_path(prior, policy, wide.guidance, wide.states, wide.final, trainer.times)  # type: ignore[arg-type]

@@ -1,0 +1,76 @@
+"""Importance resampling and sequential Monte Carlo against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal, norm
+
+from invprob.certificate import Twins, log_mean
+from invprob.correction import Islands, resample, smoothed, systematic
+from invprob.policy import Policy
+from invprob.trajectory import rollout
+from priors.process import generators
+from tests.test_invprob_rtb import chain_covariance, linear_gaussian
+
+
+def test_systematic_draws_are_proportional() -> None:
+    weights = np.array([0.1, 0.2, 0.7])
+    count = np.bincount(systematic(np.repeat(weights, 1000), 0.3) // 1000, minlength=3)
+    np.testing.assert_allclose(count / 3000, weights, atol=1e-3)
+
+
+def test_resampling_recovers_the_target() -> None:
+    """Draws of N(0, 1) weighted to N(0.5, 0.8^2)."""
+    x = np.random.default_rng(0).normal(size=20_000)
+    log_w = norm.logpdf(x, 0.5, 0.8) - norm.logpdf(x) + 3.0
+    index, level = resample(log_w, seed=1)
+    assert level == pytest.approx(3.0, abs=0.02)
+    assert x[index].mean() == pytest.approx(0.5, abs=0.03)
+    assert x[index].std() == pytest.approx(0.8, abs=0.03)
+
+
+def test_smoothing_keeps_the_order_and_tames_the_largest_weight() -> None:
+    log_w = np.random.default_rng(1).standard_t(2, size=500) * 2
+    log_w[7] = log_w.max() + 5
+    out = smoothed(log_w)
+    assert (np.argsort(out, kind="stable") == np.argsort(log_w, kind="stable")).all()
+    assert out.max() <= log_w.max()
+    assert np.count_nonzero(out != log_w) <= 100  # a fifth: the tail alone
+
+
+def test_smc_estimates_the_evidence_between_its_bounds() -> None:
+    """An untrained policy, d = 16: log Z within 0.05 nats; lower bound < exact < upper bound."""
+    prior, likelihood, matrix = linear_gaussian(16, 8, steps=50)
+    policy, times, size = Policy(prior, 50), prior.schedule.grid(50), 32
+    policy.foresight.fill_(1.0)
+    covariance = chain_covariance(prior, 50)
+    data = matrix @ covariance @ matrix.T + 0.04 * np.eye(8)
+
+    def exact(y: torch.Tensor) -> np.ndarray:
+        return np.atleast_1d(multivariate_normal.logpdf(y.double().numpy(), np.zeros(8), data))
+
+    many = likelihood.repeat(1024)
+    path = rollout(
+        prior, policy.propose(prior, many), generators(0, range(1024)), times,
+        keep=False, islands=Islands(size, 0),
+    )  # fmt: skip
+    log_w = path.log_weight(prior, many).numpy()
+    assert log_mean(log_w) == pytest.approx(float(exact(likelihood.y)[0]), abs=0.05)
+
+    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, times, 64, seed=1)
+    many, bounds = twins.likelihood.repeat(size), []
+    for retained in (None, twins.states):
+        path = rollout(
+            prior, policy.propose(prior, many), generators(1, range(64 * size)), times,
+            keep=False, islands=Islands(size, 0, retained),
+        )  # fmt: skip
+        islands = path.log_weight(prior, many).view(64, size).numpy()
+        bounds.append(np.array([log_mean(row) for row in islands]))
+    lower, upper = bounds
+    gap = upper - lower
+    assert -3 * gap.std() / 8 < gap.mean() < 0.5  # single paths: about 0.9
+    error = (lower - exact(twins.likelihood.y)).std() / 8
+    assert (lower - exact(twins.likelihood.y)).mean() < 3 * error
+    assert (upper - exact(twins.likelihood.y)).mean() > -3 * error
