@@ -64,28 +64,32 @@ def draw(
     eta: float = 1.0,
     progress: Progress | None = None,
 ) -> Draws:
-    """Return n samples of the sampler; sample i is the same for every n, up to rounding."""
+    """Return n samples of the sampler for each observation of the likelihood, one after another.
+
+    Sample i is the same for every batch size, and with one observation for every n, up to rounding.
+    """
+    total = n * len(likelihood.y)
 
     def watched(propose: Propose, rows: range) -> Propose:
         """Report progress, in samples, as the chains of a batch advance."""
 
         def move(z: Tensor, t: float, i: int) -> Move:
             if progress:
-                progress("sample", rows.start + int(len(rows) * i / len(times)), n, {})
+                progress("sample", rows.start + int(len(rows) * i / len(times)), total, {})
             return propose(z, t, i)
 
         return move
 
     parts = []
-    for rows in batches(n, max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))):
-        many = likelihood.repeat(len(rows))
+    for rows in batches(total, max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))):
+        many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
         path = rollout(
             prior, watched(sampler(many), rows), generators(seed, rows), times, eta, keep=False
         )
         x = prior.decode(path.final)
         parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
     if progress:
-        progress("sample", n, n, {})
+        progress("sample", total, total, {})
     columns = [torch.cat(column).numpy() for column in zip(*parts, strict=True)]
     return Draws(*columns)
 
