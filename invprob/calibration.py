@@ -1,22 +1,20 @@
 """Calibration checks: is the truth one more draw of the sampler?
 
-M truths come from the prior, each with its data y and L samples of the sampler. If the samples are
-exact posterior draws, truth and samples are exchangeable given y, so for any test quantity f
+M truths come from the prior, each with its data y and L samples of the sampler. For an exact one
+the ranks of test quantities f are uniform (`invprob.ranks`),
 
-    rank = #{ l : f(x_l, y) < f(truth, y) }   is uniform on 0..L, independently over observations
+    rank = #{ l : f(x_l, y) < f(truth, y) }   uniform on 0..L, independently over observations
 
-(Talts et al. 2018, arXiv 1804.06788, theorem 1; quantities that read the data: Modrak et al. 2022,
-arXiv 2211.02383). Which f tells what fails:
+and which f tells what fails (Talts et al. 2018, arXiv 1804.06788; f that read the data: Modrak et
+al. 2022, arXiv 2211.02383):
 
     sbc       a summary of x: over- or under-confident, biased
     tarp      distance to a reference point: expected coverage (Lemos et al. 2023, 2302.03026)
     fit       chi-square of the data, and the correlation of neighbouring residuals
 
-Ranks are judged by their empirical CDF, which must lie within simultaneous bands (Sailynoja,
-Buerkner & Vehtari 2022, arXiv 2103.10522). Two more checks are means over observations: coverage,
-the share of all values of x within central intervals, and spread, E|x - truth| / E|x - x'|, which
-sees collapse and lost modes. Their bands come from exchangeability too, by taking any member of an
-observation for its truth, so the correlation of pixels is allowed for.
+Two more checks are means over observations: coverage, the share of all values of x within central
+intervals, and spread, E|x - truth| / E|x - x'|, which sees collapse and lost modes. Their bands
+take any member of an observation for its truth, so the correlation of pixels is allowed for.
 
 Every check gets the same share of `FALSE_ALARM` (Bonferroni), so an exact sampler fails any of them
 with at most that probability.
@@ -24,25 +22,17 @@ with at most that probability.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import binom
 
 from invprob.certificate import PARETO_LIMIT, pareto_k
-
-Array = NDArray[np.floating[Any]]
-Counts = NDArray[np.int64]
+from invprob.ranks import Array, Counts, Pair, beyond, excess, exchanged, rank, shape
 
 FALSE_ALARM = 0.04  # of the family of checks; under 1 in 20 with the 5 sigma of `diagnosis`
 LEVEL = 0.9  # of the intervals that are judged and quoted
-RESAMPLED = 20_000  # draws behind the band of coverage
 
 LONGER = "train longer (more --warm-steps or --rtb-steps)"
 MORE_PATHS = f"{LONGER} or raise --paths"
@@ -73,24 +63,6 @@ class Check:
     passed: bool
     verdict: str
     remedy: str | None = None  # where it failed
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """A quantity of M truths and of the L samples that belong to each."""
-
-    truth: Array  # (M, ...)
-    samples: Array  # (M, L, ...)
-
-    @property
-    def members(self) -> Array:
-        """Truth and samples together, (M, L + 1, ...), the truth first."""
-        return np.concatenate([self.truth[:, None], self.samples], 1)
-
-    @classmethod
-    def split(cls, members: Array) -> Pair:
-        """Return the pair whose members, (M, L + 1, ...), have the truth first."""
-        return cls(members[:, 0], members[:, 1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,65 +117,9 @@ def calibrate(
     return Calibration(tuple(checks), ranks, covered, samples, rate)
 
 
-def rank(pair: Pair, rng: np.random.Generator) -> Counts:
-    """Return the ranks (M,) of truths among their samples, 0..L; ties are broken at random."""
-    truth = pair.truth[:, None]
-    below, ties = (pair.samples < truth).sum(1), (pair.samples == truth).sum(1)
-    ranks: Counts = below + rng.integers(0, ties + 1)
-    return ranks
-
-
 def distances(x: Pair, references: Array) -> Pair:
     """Return the distances of truths and samples to one reference point per observation."""
     return Pair.split(np.linalg.norm(x.members - references[:, None], axis=2))
-
-
-def ecdf(ranks: Counts, samples: int) -> Counts:
-    """Return the counts of ranks <= j for j = 0..L-1, (L,)."""
-    counts: Counts = np.bincount(ranks, minlength=samples + 1).cumsum()[:-1]
-    return counts
-
-
-@lru_cache(maxsize=64)
-def band(observations: int, samples: int, rate: float) -> tuple[Counts, Counts]:
-    """Return the least and greatest `ecdf` that exact ranks leave with probability <= rate.
-
-    Pointwise binomial intervals of one level for all j, the widest level that keeps the rate. The
-    ECDF is a Markov chain in j with binomial steps, so the rate is exact, not simulated.
-    """
-    z = np.arange(1, samples + 1) / (samples + 1)
-    counts = np.arange(observations + 1)
-    step, left = counts - counts[:, None], (observations - counts)[:, None]
-    moves = [binom.pmf(step, left, 1 / (samples + 1 - j)) for j in range(1, samples)]
-
-    def limits(level: float) -> tuple[Counts, Counts]:
-        low, high = binom.ppf(level / 2, observations, z), binom.isf(level / 2, observations, z)
-        return low.astype(np.int64), high.astype(np.int64)
-
-    def alarm(level: float) -> float:
-        inside = [(counts >= a) & (counts <= b) for a, b in zip(*limits(level), strict=True)]
-        chance = binom.pmf(counts, observations, z[0]) * inside[0]
-        for move, kept in zip(moves, inside[1:], strict=True):
-            chance = (chance @ move) * kept
-        return 1 - float(chance.sum())
-
-    narrow, wide = math.log(rate), math.log(rate / samples)  # Bonferroni over j is wide enough
-    for _ in range(40):
-        middle = (narrow + wide) / 2
-        if alarm(math.exp(middle)) <= rate:
-            wide = middle
-        else:
-            narrow = middle
-    return limits(math.exp(wide))
-
-
-def excess(ranks: Counts, samples: int, rate: float) -> tuple[float, int]:
-    """Return the ECDF's largest deviation as a multiple of its band, and the j where it is."""
-    low, high = band(len(ranks), samples, rate)
-    expected = len(ranks) * np.arange(1, samples + 1) / (samples + 1)
-    off = ecdf(ranks, samples) - expected
-    ratio = np.where(off > 0, off / (high - expected), off / (low - expected))
-    return float(ratio.max()), int(ratio.argmax())
 
 
 def judge(name: str, kind: str, pair: Pair, ranks: Counts, rate: float) -> Check:
@@ -222,20 +138,10 @@ def judge(name: str, kind: str, pair: Pair, ranks: Counts, rate: float) -> Check
         found, credible = np.mean(ranks <= where), (where + 1) / (samples + 1)
         fact = f"regions of credibility {credible:.0%} hold {found:.0%} of the truths"
     else:
-        fact = f"{pair.samples.mean():.3f} of samples, {pair.truth.mean():.3f} of truths"
+        fact = f"samples give {pair.samples.mean():.3f}, truths {pair.truth.mean():.3f}"
     words, remedy = WORDS[kind]
     verdict = fact if passed else f"{words[side]}: {fact}"
     return Check(name, statistic, 1.0, passed, verdict, None if passed else remedy)
-
-
-def shape(ranks: Counts, samples: int) -> int:
-    """Return how ranks depart most from uniform: 0 low, 1 high, 2 both ends, 3 the middle."""
-    u = (ranks + 0.5) / (samples + 1) - 0.5
-    tilt = u.mean() * math.sqrt(12)  # in standard deviations over sqrt(M)
-    bow = (12 * np.square(u).mean() - 1) / math.sqrt(0.8)  # Var (12 u^2) = 0.8 of a uniform u
-    if abs(tilt) >= abs(bow):
-        return int(tilt > 0)
-    return 2 if bow > 0 else 3
 
 
 def interval(samples: int) -> tuple[float, int]:
@@ -245,27 +151,6 @@ def interval(samples: int) -> tuple[float, int]:
     """
     tail = max(1, round((samples + 1) * (1 - LEVEL) / 2))
     return 1 - 2 * tail / (samples + 1), tail
-
-
-def exchanged(members: Array, rate: float, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Return the mean over observations of the truths' values, and its band, each (...).
-
-    members: (M, L + 1, ...), the truth first. An exact sampler lies within the band with
-    probability 1 - rate at each entry: it is the distribution of that mean when any of the L + 1
-    exchangeable members is taken for the truth, independently for every observation.
-    """
-    exact = np.zeros((RESAMPLED, *members.shape[2:]))
-    for values in members:
-        exact += values[rng.integers(len(values), size=RESAMPLED)] / len(members)
-    low = np.quantile(exact, rate / 2, axis=0, method="lower")
-    high = np.quantile(exact, 1 - rate / 2, axis=0, method="higher")
-    return members[:, 0].mean(0), low, high
-
-
-def beyond(found: float, expected: float, low: float, high: float) -> tuple[float, float, bool]:
-    """Return how far a mean is off, how far its band reaches on that side, and whether it holds."""
-    off, reach = abs(found - expected), abs((low if found < expected else high) - expected)
-    return off, reach, off <= reach + 1e-9  # rounding of a mean over observations
 
 
 def spread(x: Pair, rate: float, rng: np.random.Generator) -> Check:
@@ -304,7 +189,9 @@ def judge_coverage(covered: Coverage) -> Check:
     """Return the check of the interval nearest to `LEVEL`: how far its coverage is off."""
     i = int(np.abs(covered.levels - LEVEL).argmin())
     level, found = float(covered.levels[i]), float(covered.found[i])
-    statistic, threshold, passed = beyond(found, level, covered.low[i], covered.high[i])
+    statistic, threshold, passed = beyond(
+        found, level, float(covered.low[i]), float(covered.high[i])
+    )
     fact = f"{level:.0%} intervals cover {found:.0%} of all values"
     if passed:
         return Check("coverage", statistic, threshold, True, fact)

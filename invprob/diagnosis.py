@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invprob.calibration import Calibration, Check, Pair, calibrate
+from invprob.calibration import Calibration, Check, calibrate
 from invprob.certificate import CHI2_SIGMAS
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.posterior import Draws, Posterior, draw
+from invprob.ranks import Pair
 from invprob.rtb import Progress
 from invprob.summaries import Summary, summarise
 from invprob.trajectory import Move, Propose

@@ -143,7 +143,7 @@ def calibration_figure(calibration: Calibration) -> Figure:
 
     Grey bands hold an exact sampler (that of coverage level by level); a failed check is red.
     """
-    from invprob.calibration import band, ecdf
+    from invprob.ranks import band, ecdf
 
     failed = {check.name for check in calibration.checks if not check.passed}
     count, samples = len(next(iter(calibration.ranks.values()))), calibration.samples
@@ -155,21 +155,20 @@ def calibration_figure(calibration: Calibration) -> Figure:
         name: np.hstack([0, ecdf(ranks, samples), count]) / count
         for name, ranks in calibration.ranks.items()
     }
-    tarp = curves.pop("tarp")
+    tarp, covered = curves.pop("tarp"), calibration.coverage
     top = 1.05 * max(float(np.abs(curve - x).max()) for curve in (low, high, *curves.values()))
     columns = min(4, len(curves) + 2)
     figure, axes = grid(-(-(len(curves) + 2) // columns), columns, side=3.4)
-    first, second, *panels = axes.flat
-    deviation(first, x, tarp, low, high, "tarp" in failed, diagonal=True)
-    first.set(title="expected coverage (tarp)", xlabel="credibility", ylabel="share of truths")
-    covered = calibration.coverage
-    deviation(
-        second, covered.levels, covered.found, covered.low, covered.high, "coverage" in failed
-    )
-    second.set(title="coverage of all values", xlabel="level of intervals", ylabel="found − level")
+    one, two, *panels = axes.flat
+    deviation(one, x, tarp, (low, high), "expected coverage (tarp)", "tarp" in failed, True)
+    one.set(xlabel="credibility", ylabel="share of truths")
+    edges = (covered.low, covered.high)
+    bad = "coverage" in failed
+    deviation(two, covered.levels, covered.found, edges, "coverage of all values", bad)
+    two.set(xlabel="level of intervals", ylabel="found − level")
     for ax, (name, curve) in zip(panels, curves.items(), strict=False):
-        deviation(ax, x, curve, low, high, name in failed)
-        ax.set(title=name, xlabel="rank of truth / L", ylabel="ECDF − uniform", ylim=(-top, top))
+        deviation(ax, x, curve, (low, high), name, name in failed)
+        ax.set(xlabel="rank of truth / L", ylabel="ECDF − uniform", ylim=(-top, top))
     for ax in panels[len(curves) :]:
         ax.set_axis_off()
     figure.suptitle(

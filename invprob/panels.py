@@ -151,17 +151,23 @@ def histogram(ax: Axes, residual: Array) -> None:
 
 
 def deviation(
-    ax: Axes, x: Array, found: Array, low: Array, high: Array, bad: bool, diagonal: bool = False
+    ax: Axes,
+    x: Array,
+    found: Array,
+    band: tuple[Array, Array],
+    title: str,
+    bad: bool,
+    diagonal: bool = False,
 ) -> None:
     """Draw what was found at probabilities x within its band, red where it is `bad`.
 
     As the difference to x, or with `diagonal` against x.
     """
     base = 0 * x if diagonal else x
-    ax.fill_between(x, low - base, high - base, color="0.87", lw=0)
+    ax.fill_between(x, band[0] - base, band[1] - base, color="0.87", lw=0)
     ax.plot(x, x - base, color="0.55", lw=0.8)
     ax.plot(x, found - base, "C3" if bad else "C0", lw=1.4)
-    ax.title.set(fontsize=10, color="C3" if bad else "k")
+    ax.set_title(title, fontsize=10, color="C3" if bad else "k")
     ax.xaxis.label.set_fontsize(8)
     ax.yaxis.label.set_fontsize(8)
     ax.tick_params(labelsize=8)
