@@ -10,9 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from invprob import Observation, Posterior, diagnose, registry
+from invprob import Observation, Posterior, diagnose, figures, registry
 from invprob.calibration import Calibration, calibrate, coverage, distances, interval
-from invprob.certificate import pareto_k
 from invprob.diagnosis import neighbours, simulated
 from invprob.likelihood import Likelihood
 from invprob.metrics import coverage as marginal_coverage
@@ -98,6 +97,16 @@ def test_every_failure_has_a_remedy_and_nothing_else_does() -> None:
     assert all(c.passed == (c.threshold is None or c.statistic <= c.threshold) for c in checks)
 
 
+def test_the_figure_shows_every_check_and_failures_in_red() -> None:
+    found = conjugate(0, 0.5)
+    figure = figures.calibration_figure(found)
+    shown = {ax.get_title(): ax.title.get_color() for ax in figure.axes if ax.get_title()}
+    assert {"expected coverage (tarp)", "coverage of all values", "fit chi2"} <= set(shown)
+    for check in found.checks:
+        if check.name.startswith("sbc"):
+            assert (shown[check.name] == "C3") == (not check.passed)
+
+
 def test_band_keeps_its_rate_and_is_no_wider_than_needed() -> None:
     rng, rate = np.random.default_rng(0), 0.05
     low, high = band(M, L, rate)
@@ -133,23 +142,24 @@ def test_tarp_ranks_do_not_change_under_rotation_and_shift() -> None:
 
 
 def test_tarp_curve_is_that_of_the_reference_implementation() -> None:
+    """With L + 1 bins its histogram of f in [0, 1] is that of the ranks."""
     tarp = pytest.importorskip("tarp")
     rng = np.random.default_rng(0)
-    x, points = (
-        Pair(rng.normal(size=(50, 3)), rng.normal(size=(50, L, 3))),
-        rng.normal(size=(50, 3)),
-    )
-    found, _ = tarp.get_tarp_coverage(
+    x = Pair(rng.normal(size=(400, 3)), rng.normal(size=(400, L, 3)))
+    points = rng.normal(size=(400, 3))
+    theirs, _ = tarp.get_tarp_coverage(
         x.samples.swapaxes(0, 1), x.truth, references=points, norm=False, num_alpha_bins=L + 1
     )
-    ours = ecdf(rank(distances(x, points), rng), L) / 50
-    np.testing.assert_allclose(found[1:-1], ours, atol=0.03)
+    ours = ecdf(rank(distances(x, points), rng), L) / 400
+    np.testing.assert_allclose(theirs[1:-1], ours)
 
 
-def test_pareto_k_is_that_of_arviz() -> None:
-    arviz = pytest.importorskip("arviz")
-    log_w = 2 * np.random.default_rng(0).normal(size=1000)
-    assert pareto_k(log_w) == pytest.approx(float(arviz.psislw(log_w)[1]), abs=0.1)
+@pytest.mark.filterwarnings("ignore")
+def test_band_is_that_of_arviz() -> None:
+    ecdf_utils = pytest.importorskip("arviz.stats.ecdf_utils")
+    z = np.arange(1, L + 1) / (L + 1)
+    theirs = np.array(ecdf_utils.ecdf_confidence_band(M, z, z, prob=0.95, method="optimized"))
+    assert np.abs(M * theirs - np.array(band(M, L, 0.05))).max() < 1.01
 
 
 def test_coverage_counts_order_statistics_and_pixels_that_agree_count_once() -> None:
