@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from invprob.certificate import Certificate
     from invprob.comparison import compare
+    from invprob.diagnosis import Diagnosis, diagnose
     from invprob.likelihood import Likelihood
     from invprob.observation import Observation
     from invprob.policy import Policy
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Certificate",
+    "Diagnosis",
     "InvprobError",
     "Likelihood",
     "NotDifferentiable",
@@ -49,11 +51,13 @@ __all__ = [
     "Trajectory",
     "UnknownName",
     "compare",
+    "diagnose",
     "train",
 ]
 
 _HOME = {
     "Certificate": "invprob.certificate",
+    "Diagnosis": "invprob.diagnosis",
     "Likelihood": "invprob.likelihood",
     "Observation": "invprob.observation",
     "Policy": "invprob.policy",
@@ -61,6 +65,7 @@ _HOME = {
     "TrainConfig": "invprob.rtb",
     "Trajectory": "invprob.trajectory",
     "compare": "invprob.comparison",
+    "diagnose": "invprob.diagnosis",
     "train": "invprob.posterior",
 }  # whatever is not named here is an error class of operators.errors
 

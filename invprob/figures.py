@@ -1,4 +1,4 @@
-"""Figures of observations, posteriors, trainings and comparisons, made of `invprob.panels`.
+"""Figures of data, posteriors, trainings, comparisons and calibration, made of `invprob.panels`.
 
 Residuals are (data - A(mean)) / sigma.
 """
@@ -13,14 +13,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from invprob.panels import Array, Plane, grid, histogram, norm, save, sigmas, value
+from invprob.panels import Array, Plane, deviation, grid, histogram, norm, save, sigmas, value
 
 if TYPE_CHECKING:
+    from invprob.calibration import Calibration
     from invprob.comparison import Result
     from invprob.observation import Observation
     from invprob.posterior import Draws
 
 __all__ = [
+    "calibration_figure",
     "compare_figure",
     "observation_figure",
     "posterior_figure",
@@ -133,6 +135,47 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
+    return figure
+
+
+def calibration_figure(calibration: Calibration) -> Figure:
+    """Return ranks of truths against uniform ones, expected coverage, and coverage by level.
+
+    Grey bands hold an exact sampler (that of coverage level by level); a failed check is red.
+    """
+    from invprob.ranks import band, ecdf
+
+    failed = {check.name for check in calibration.checks if not check.passed}
+    count, samples = len(next(iter(calibration.ranks.values()))), calibration.samples
+    x = np.arange(samples + 2) / (samples + 1)
+    low, high = (
+        np.hstack([0, edge, count]) / count for edge in band(count, samples, calibration.rate)
+    )
+    curves = {
+        name: np.hstack([0, ecdf(ranks, samples), count]) / count
+        for name, ranks in calibration.ranks.items()
+    }
+    tarp, covered = curves.pop("tarp"), calibration.coverage
+    top = 1.05 * max(float(np.abs(curve - x).max()) for curve in (low, high, *curves.values()))
+    columns = min(4, len(curves) + 2)
+    figure, axes = grid(-(-(len(curves) + 2) // columns), columns, side=3.4)
+    one, two, *panels = axes.flat
+    deviation(one, x, tarp, (low, high), "expected coverage (tarp)", "tarp" in failed, True)
+    one.set(xlabel="credibility", ylabel="share of truths")
+    edges = (covered.low, covered.high)
+    bad = "coverage" in failed
+    deviation(two, covered.levels, covered.found, edges, "coverage of all values", bad)
+    two.set(xlabel="level of intervals", ylabel="found − level")
+    for ax, (name, curve) in zip(panels, curves.items(), strict=False):
+        deviation(ax, x, curve, (low, high), name, name in failed)
+        ax.set(xlabel="rank of truth / L", ylabel="ECDF − uniform", ylim=(-top, top))
+    for ax in panels[len(curves) :]:
+        ax.set_axis_off()
+    figure.suptitle(
+        f"{count} simulated observations, {samples} samples of each; a curve leaves the grey band "
+        f"in 1 of {round(1 / calibration.rate)} exact samplers",
+        fontsize=10,
+    )
     return figure
 
 

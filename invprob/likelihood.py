@@ -36,14 +36,17 @@ class Likelihood:
         mean = self.operator(x)
         return self.noise.log_prob(self.y.expand_as(mean), mean)
 
-    def chi2(self, x: Tensor) -> Tensor:
-        """Return the squared whitened residual per unmasked pixel, (B,) float64."""
+    def whitened(self, x: Tensor) -> Tensor:
+        """Return the residual (y - A x) / sigma, (B, *y_shape), zero where masked."""
         mean = self.operator(x)
         score = self.noise.score(self.y.expand_as(mean), mean)
         precision = self.noise.precision_as(mean)
-        whitened = torch.where(precision > 0, score.square() / precision, 0.0)
-        kept = self.noise.count(self.operator.y_shape)
-        return whitened.flatten(1).double().sum(1) / kept
+        return torch.where(precision > 0, score * precision.rsqrt(), 0.0)
+
+    def chi2(self, x: Tensor) -> Tensor:
+        """Return the squared whitened residual per unmasked pixel, (B,) float64."""
+        squares = self.whitened(x).flatten(1).double().square().sum(1)
+        return squares / self.noise.count(self.operator.y_shape)
 
     def score(self, x: Tensor) -> Tensor:
         """Return the gradient of log p(y | x) in x, (B, *x_shape)."""

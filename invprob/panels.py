@@ -150,6 +150,33 @@ def histogram(ax: Axes, residual: Array) -> None:
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
+def deviation(
+    ax: Axes,
+    x: Array,
+    found: Array,
+    band: tuple[Array, Array],
+    title: str,
+    bad: bool,
+    diagonal: bool = False,
+) -> None:
+    """Draw what was found at probabilities x within its band, red where it is `bad`.
+
+    As the difference to x, or with `diagonal` against x.
+    """
+    base = 0 * x if diagonal else x
+    ax.fill_between(x, band[0] - base, band[1] - base, color="0.87", lw=0)
+    ax.plot(x, x - base, color="0.55", lw=0.8)
+    ax.plot(x, found - base, "C3" if bad else "C0", lw=1.4)
+    ax.set_title(title, fontsize=10, color="C3" if bad else "k")
+    ax.xaxis.label.set_fontsize(8)
+    ax.yaxis.label.set_fontsize(8)
+    ax.tick_params(labelsize=8)
+    ax.set_xlim(0, 1)
+    ax.xaxis.set_major_locator(FixedLocator([0, 0.25, 0.5, 0.75, 1]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.spines[["top", "right"]].set_visible(False)
+
+
 def _label_line(ax: Axes, title: str, unit: str) -> None:
     ax.set_title(title, fontsize=10)
     ax.set_xlabel("index", fontsize=8)

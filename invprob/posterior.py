@@ -79,25 +79,28 @@ def draw(
     progress: Progress | None = None,
     smc: bool = False,
 ) -> Draws:
-    """Return n samples of the sampler; sample i is the same for every n, up to rounding.
+    """Return n samples of the sampler for each observation of the likelihood, one after another.
 
-    With `smc` the samples of a batch are particles of one island, and their weights those of SMC.
+    Sample i is the same for every batch size, and with one observation for every n, up to rounding.
+    With `smc`, and one observation, the samples of a batch are particles of one island, and their
+    weights those of SMC.
     """
+    total = n * len(likelihood.y)
 
     def watched(propose: Propose, rows: range) -> Propose:
         """Report progress, in samples, as the chains of a batch advance."""
 
         def move(z: Tensor, t: float, i: int) -> Move:
             if progress:
-                progress("sample", rows.start + int(len(rows) * i / len(times)), n, {})
+                progress("sample", rows.start + int(len(rows) * i / len(times)), total, {})
             return propose(z, t, i)
 
         return move
 
     parts = []
     size = max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))
-    for rows in batches(n, size):
-        many = likelihood.repeat(len(rows))
+    for rows in batches(total, size):
+        many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
         islands = Islands(len(rows), seed + rows.start) if smc else None
         path = rollout(
             prior, watched(sampler(many), rows), generators(seed, rows), times, eta, False, islands
@@ -105,7 +108,7 @@ def draw(
         x = prior.decode(path.final)
         parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
     if progress:
-        progress("sample", n, n, {})
+        progress("sample", total, total, {})
     images, log_likelihood, log_weight, chi2 = (
         torch.cat(column).numpy() for column in zip(*parts, strict=True)
     )

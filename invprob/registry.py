@@ -14,6 +14,7 @@ import importlib
 import inspect
 import json
 import sys
+from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from operators.base import ForwardOperator
     from priors.base import Prior
 
-__all__ = ["baseline_class", "load_prior", "name_of", "names", "operator_class", "summary"]
+__all__ = [
+    "baseline_class",
+    "load_function",
+    "load_prior",
+    "name_of",
+    "names",
+    "operator_class",
+    "summary",
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"operators": "operators", "priors": "priors", "baselines": "invprob.baselines"}
@@ -73,6 +82,19 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     cls = _load_class("priors", text)
     prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
     return prior
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """Return the function of `file.py:function`, after running that file; raises `UnknownName`."""
+    file, _, wanted = name.rpartition(":")
+    found = {key: value for key, value in vars(_run_file(Path(file))).items() if callable(value)}
+    if wanted not in found:
+        raise UnknownName(
+            f"{file} has no function named {wanted!r}{_near(wanted, found)} "
+            f"It has: {', '.join(found) or 'none'}"
+        )
+    function: Callable[..., Any] = found[wanted]
+    return function
 
 
 def names(kind: str) -> tuple[str, ...]:

@@ -1,0 +1,131 @@
+"""`invprob diagnose`: is the trained posterior calibrated on data simulated from the prior?"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from invprob_cli import console, options
+
+if TYPE_CHECKING:
+    from invprob.diagnosis import Diagnosis
+    from invprob.rtb import Progress
+
+FAILED = 4  # exit code under --strict
+
+
+def diagnose(
+    run: options.RunName = None,
+    observations: Annotated[int, typer.Option(min=8, help="Observations to simulate.")] = 64,
+    n: Annotated[
+        int, typer.Option(min=9, help="Samples of each; 19, 39, ... make 90% intervals exact.")
+    ] = 19,
+    summary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE.py:FUNCTION", help="Check f(x) too; this runs that file."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 4 when a check fails.")] = False,
+    runs: options.RunsFolder = Path("runs"),
+    seed: options.Seed = 0,
+    threads: options.Threads = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check the calibration of a trained posterior."""
+    from invprob.run import Run
+
+    opened = Run.open(run, runs)
+    console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
+    file = options.writable(opened.path / "diagnose.json")
+    from invprob import diagnose as check
+    from invprob import figures, registry
+    from invprob.posterior import Posterior
+
+    own = {name.rpartition(":")[2]: registry.load_function(name) for name in summary or ()}
+    posterior = Posterior.from_pretrained(opened.path)
+    options.check_memory(observations * n, posterior.prior.x_shape)
+    options.use_threads(threads)
+    with console.progress() as progress:
+        diagnosis = check(
+            posterior, observations, n, seed, own, forecast(progress, observations, n)
+        )
+    facts = {"checks": [asdict(c) for c in diagnosis.checks], "passed": diagnosis.passed}
+    file.write_text(json.dumps(console.jsonable(facts), indent=1, allow_nan=False) + "\n")
+    drawn = figures.save(
+        figures.calibration_figure(diagnosis.calibration), file.parent / "figures" / "diagnose.png"
+    )
+    if as_json:
+        console.document(facts)
+    else:
+        show(diagnosis, observations, n)
+        console.ending([file, drawn], headline(diagnosis), following(diagnosis, opened.path))
+    if strict and not diagnosis.passed:
+        raise typer.Exit(FAILED)
+
+
+def forecast(progress: Progress, observations: int, n: int) -> Progress:
+    """Return the progress callback that also tells, from the first samples, how long it takes."""
+    from invprob.diagnosis import OWN, SIMULATED
+
+    begun: dict[str, float] = {}
+
+    def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if stage not in begun:
+            begun[stage] = time.monotonic()
+            if stage == SIMULATED:
+                seconds = (begun[SIMULATED] - begun[OWN]) * observations
+                took = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+                console.note(f"{observations} observations x {n} samples: about {took}")
+        progress(stage, done, total, figures)
+
+    return report
+
+
+def show(diagnosis: Diagnosis, observations: int, n: int) -> None:
+    """Print the checks as a table, each with its verdict and, where it failed, the remedy."""
+    rows = [
+        (
+            escape(c.name), f"{c.statistic:.3f}", console.cell(c.threshold),
+            mark(c.passed, c.threshold), escape(c.verdict), escape(c.remedy or ""),
+        )
+        for c in diagnosis.checks
+    ]  # fmt: skip
+    rate = diagnosis.calibration.rate
+    title = (
+        f"{observations} simulated observations, {n} samples of each; a check fails by chance in "
+        f"{rate:.1%} of exact samplers, any of them in at most 5%"
+    )
+    console.table(("check", "statistic", "at most", "", "verdict", "remedy"), rows, title)
+
+
+def mark(passed: bool, threshold: float | None) -> str:
+    """Return how the table marks a check: nothing for one that only informs."""
+    if threshold is None:
+        return ""
+    return "pass" if passed else "[bold red]fail[/bold red]"
+
+
+def headline(diagnosis: Diagnosis) -> str:
+    """Return the one line that matters: the worst failure, or what passed."""
+    judged = [c for c in diagnosis.checks if c.threshold is not None]
+    failed = [c for c in judged if not c.passed]
+    if not failed:
+        return f"all {len(judged)} checks pass: no sign that truth and samples differ"
+    worst = max(failed, key=lambda c: c.statistic / (c.threshold or 1.0))
+    return f"{len(failed)} of {len(judged)} checks fail, {worst.name} most: {worst.verdict}"
+
+
+def following(diagnosis: Diagnosis, run: Path) -> str:
+    """Return the next command: more training after a failure, else samples to use."""
+    if diagnosis.passed:
+        return f"invprob sample --n 256 --run {run}"
+    from invprob.run import Run
+
+    trained: dict[str, Any] = Run.open(run).config["train"]
+    more = 2 * max(trained["warm_steps"], 1)
+    return f"invprob train --obs {run / 'obs.h5'} --warm-steps {more}"
