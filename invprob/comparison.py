@@ -139,9 +139,12 @@ def _run(
     pixels = observation.noise.count(observation.operator.y_shape)
     certificate = certify(draws.log_weight, draws.chi2, pixels)
     truth = observation.truth
-    unknown = dict.fromkeys(("rmse", "psnr", "ssim", "crps", "coverage_90"))
+    unknown = dict.fromkeys(("rmse", "psnr", "ssim", "crps", "coverage_90", "coverage_90_noisy"))
+    known = truth is not None and against_truth(
+        draws.x.astype(float), truth, observation.truth_sigma
+    )
     scores: dict[str, float | None] = {
-        **(unknown if truth is None else against_truth(draws.x.astype(float), truth)),
+        **(known or unknown),
         "log_likelihood": float(draws.log_likelihood.mean()),
         "chi2_per_pixel": certificate.chi2_per_pixel,
         "elbo": certificate.elbo,

@@ -16,8 +16,15 @@ Array = NDArray[np.float64]
 BRIGHT = 0.1  # a pixel is bright above this fraction of the truth's peak
 
 
-def against_truth(samples: Array, truth: Array) -> dict[str, float | None]:
-    """Return rmse, psnr and ssim of the mean, crps and 90% coverage of samples (n, *x_shape)."""
+def against_truth(
+    samples: Array, truth: Array, truth_sigma: float = 0.0
+) -> dict[str, float | None]:
+    """Return rmse, psnr and ssim of the mean, crps and 90% coverage of samples (n, *x_shape).
+
+    Where the truth has noise of its own, of standard deviation `truth_sigma`, so does a fair
+    draw of it: `coverage_90_noisy` is that of samples to which such noise is added.
+    """
+    noise = np.random.default_rng(0).normal(0.0, truth_sigma, samples.shape)
     mean = samples.mean(0)
     error = float(np.sqrt(np.square(mean - truth).mean()))
     span = float(truth.max() - truth.min())
@@ -27,6 +34,7 @@ def against_truth(samples: Array, truth: Array) -> dict[str, float | None]:
         "ssim": ssim(mean, truth, span) if truth.ndim == 2 and span > 0 else None,
         "crps": crps(samples, truth),
         "coverage_90": coverage(samples, truth),
+        "coverage_90_noisy": coverage(samples + noise, truth) if truth_sigma > 0 else None,
     }
 
 

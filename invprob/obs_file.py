@@ -2,7 +2,7 @@
 
     /data (*y_shape) or (N, *y_shape)    /noise_sigma () or (*y_shape)    /mask True = excluded
     /psf, /truth (optional)              /operator: parameters as attributes, arrays as datasets
-    root attributes: format, version, operator, unit, wcs_header, prior (a suggestion)
+    root attributes: format, version, operator, unit, wcs_header, prior (a suggestion), truth_sigma
 
 HDF5 can read foreign files (external storage, virtual datasets, links) and declare terabytes in a
 kilobyte, so nothing is read before links, storage, dtype and size have been looked at.
@@ -159,13 +159,14 @@ def _fields(file: h5py.File, path: Path) -> dict[str, Any]:
     if psf is not None:
         parameters["psf"] = psf
     texts = {key: str(attributes.get(key, "")) for key in TEXTS}
-    return {**arrays, **texts, "parameters": parameters}
+    own = attributes.get("truth_sigma", 0.0)
+    return {**arrays, **texts, "truth_sigma": own, "parameters": parameters}
 
 
 def _fill(file: h5py.File, fields: dict[str, Any]) -> None:
     group = file.create_group("operator")
     file.attrs.update({"format": FORMAT, "version": VERSION})
-    file.attrs.update({key: _encode(fields[key]) for key in TEXTS})
+    file.attrs.update({key: _encode(fields[key]) for key in (*TEXTS, "truth_sigma")})
     places = [(file, key, fields[key]) for key in ARRAYS if fields[key] is not None]
     for key, value in fields["parameters"].items():
         if isinstance(value, np.ndarray):

@@ -42,7 +42,8 @@ class Observation:
     noise_sigma: standard deviation in the data's unit, a number or `(*y_shape)`.
     mask: boolean `(*y_shape)`, True = excluded, or None. The operator's `data_mask` is added to it
         in `noise`.
-    truth: `(*x_shape)` or `(N, *x_shape)`, where x is known.
+    truth: `(*x_shape)` or `(N, *x_shape)`, where x is known; `truth_sigma`: standard deviation of
+        the noise that this truth has of its own, as a telescope's image does.
     prior: name of a suggested prior. unit, wcs_header: of the data, carried along.
     """
 
@@ -54,6 +55,7 @@ class Observation:
     prior: str = ""
     unit: str = ""
     wcs_header: str = ""
+    truth_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if self.noise_sigma is None:
@@ -78,6 +80,9 @@ class Observation:
             )
         self.noise.count(y_shape)  # raises on a sigma of another shape
         self._check_values()
+        own = self.truth_sigma
+        if not isinstance(own, float | int) or not 0 <= own < np.inf:
+            raise ObservationError(f"truth_sigma is {own!r}; needed a number of at least 0")
         if self.truth is not None:
             _check_shape("truth", self.truth, x_shape, f"{name} takes")
             _check_finite("truth", self.truth, "replace them, or leave the truth out")

@@ -27,11 +27,13 @@ def simulate(
     seed: int = 0,
     prior: str = "",
     unit: str = "",
+    truth_sigma: float = 0.0,
 ) -> Observation:
     """Return the observation of `truth` (*x_shape) with Gaussian noise.
 
     `noise` is the standard deviation as a fraction of the largest noise-free datum. `prior` is
-    recorded as the suggestion for whoever analyses the data.
+    recorded as the suggestion for whoever analyses the data, `truth_sigma` as the noise that the
+    truth has of its own.
     """
     with torch.no_grad():
         mean = operator(torch.from_numpy(np.asarray(truth, float))[None])
@@ -42,7 +44,9 @@ def simulate(
         )
     sigma = noise * peak
     y = Gaussian(sigma).sample(mean, torch.Generator().manual_seed(seed))[0].numpy()
-    return Observation(operator, y, sigma, truth=truth, prior=prior, unit=unit)
+    return Observation(
+        operator, y, sigma, truth=truth, truth_sigma=truth_sigma, prior=prior, unit=unit
+    )
 
 
 def draw_truth(prior: Prior, seed: int) -> NDArray[np.float64]:
@@ -51,26 +55,38 @@ def draw_truth(prior: Prior, seed: int) -> NDArray[np.float64]:
     return prior.decode(cleans[-1])[0].double().numpy()
 
 
-def fit_truth(image: NDArray[np.float64], prior: Prior) -> NDArray[np.float64]:
-    """Return a user's image binned, cropped or padded to x_shape and scaled to the prior's flux.
+def fit_truth(image: NDArray[np.float64], prior: Prior) -> tuple[NDArray[np.float64], float]:
+    """Return a user's image fitted to the prior, and its own noise.
 
-    Binning is by the largest whole factor that leaves enough pixels; the scale makes its smoothed
-    peak that of the prior's median draw. Both are logged. The truth keeps its own noise.
+    It is binned by the largest whole factor that leaves enough pixels, cut or padded to x_shape
+    and scaled so that its smoothed peak is that of the prior's median draw. The noise, which the
+    truth keeps, is measured on the binned image's frame, where a source should have ended.
     """
     height, width = prior.x_shape
     factor = max(1, min(image.shape[0] // height, image.shape[1] // width))
-    small = centred(binned(image, factor), (height, width))
+    coarse = binned(image, factor)
+    small = centred(coarse, (height, width))
     draws = prior.decode(prior.draw(64, seed=0)).numpy()
     typical = float(np.median([gaussian_filter(x, 1.0).max() for x in draws]))
     peak = float(gaussian_filter(small, 1.0).max())
     if peak <= 0:
         raise ObservationError("the truth image has no positive peak to scale to the prior's flux")
+    scale = typical / peak
+    noise = scale * frame_noise(coarse)
     log.info(
-        "truth: %s px binned by %d, cut to %s, times %.4g (smoothed peak %.3g to %.3g)",
-        "x".join(map(str, image.shape)), factor, "x".join(map(str, small.shape)),
-        typical / peak, peak, typical,
+        "truth: %s px binned by %d, cut to %s, times %.4g (smoothed peak %.3g to %.3g, own noise "
+        "%.2g)", "x".join(map(str, image.shape)), factor, "x".join(map(str, small.shape)),
+        scale, peak, typical, noise,
     )  # fmt: skip
-    return small * (typical / peak)
+    return small * scale, noise
+
+
+def frame_noise(image: NDArray[np.float64], width: int = 4) -> float:
+    """Return the robust standard deviation of an image's outermost pixels."""
+    inner = np.zeros(image.shape, bool)
+    inner[width:-width, width:-width] = True
+    frame = image[~inner]
+    return float(1.4826 * np.median(np.abs(frame - np.median(frame))))
 
 
 def binned(image: NDArray[np.float64], factor: int) -> NDArray[np.float64]:

@@ -25,6 +25,7 @@ BEST = {
     "crps": lambda v: v,
     "chi2_per_pixel": lambda v: abs(v - 1),
     "coverage_90": lambda v: abs(v - 0.9),
+    "coverage_90_noisy": lambda v: abs(v - 0.9),
     "elbo": lambda v: -v,
     "log_z": lambda v: -v,
     "ess": lambda v: -v,

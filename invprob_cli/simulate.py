@@ -57,8 +57,8 @@ def simulate(
     name = prior or cls.default_prior
     loaded = _load_prior(name, size)
     instrument = build(cls, loaded.x_shape, settings, psf)
-    x = _fitted(truth, loaded) if truth else draw_truth(loaded, seed)
-    observation = observe(instrument, x, noise, seed, prior=name, unit=loaded.unit)
+    x, own = _fitted(truth, loaded) if truth else (draw_truth(loaded, seed), 0.0)
+    observation = observe(instrument, x, noise, seed, name, loaded.unit, own)
     observation.write(out)
     figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))
     facts = {
@@ -152,8 +152,8 @@ def _load_prior(name: str, size: str | None) -> Prior:
     return resized
 
 
-def _fitted(path: Path, prior: Prior) -> NDArray[Any]:
-    """Return the file's image fitted to an image prior, or a vector as it is."""
+def _fitted(path: Path, prior: Prior) -> tuple[NDArray[Any], float]:
+    """Return the file's image fitted to an image prior with its noise, or a vector as it is."""
     from invprob.fits import read_image
     from invprob.simulate import fit_truth
     from operators.errors import ObservationError
@@ -163,4 +163,4 @@ def _fitted(path: Path, prior: Prior) -> NDArray[Any]:
         return fit_truth(image, prior)
     if image.shape != prior.x_shape:
         raise ObservationError(f"{path} has shape {image.shape}; the prior needs {prior.x_shape}")
-    return image
+    return image, 0.0

@@ -48,6 +48,12 @@ def refused(path: Path, *words: str) -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.parametrize("own", [-1.0, float("nan"), "loud"])
+def test_a_truth_has_a_noise_of_its_own_or_none(own: Any) -> None:
+    with pytest.raises(ObservationError, match="truth_sigma"):
+        made(truth_sigma=own)
+
+
 def spoil(path: Path, key: str, **storage: Any) -> None:
     with h5py.File(path, "a") as h5:
         if key in h5:
@@ -74,14 +80,15 @@ def test_read_inverts_write(tmp_path: Path, operator: Any, n: int | None) -> Non
     mask.flat[0] = True
     sigma = RNG.random(operator.y_shape) + 0.5
     truth = RNG.standard_normal((*batch, *operator.x_shape)).astype(np.float32)
-    saved = Observation(operator, data, sigma, mask, truth, "gaussian", "[Jy/beam]", "{CTYPE = 'X'")
+    texts = ("gaussian", "[Jy/beam]", "{CTYPE = 'X'")
+    saved = Observation(operator, data, sigma, mask, truth, *texts, truth_sigma=0.25)
     saved.write(tmp_path / "obs.h5")
     read = Observation.read(tmp_path / "obs.h5")
     for key in ("data", "noise_sigma", "mask", "truth"):
         before, after = getattr(saved, key), getattr(read, key)
         assert before.dtype == after.dtype
         assert (before == after).all()
-    for key in ("prior", "unit", "wcs_header", "name"):
+    for key in ("prior", "unit", "wcs_header", "name", "truth_sigma"):
         assert getattr(saved, key) == getattr(read, key)
     x = torch.randn(2, *operator.x_shape)
     assert torch.equal(read.operator(x), operator(x))

@@ -1,0 +1,34 @@
+"""Scores against a truth, where the truth is known and where it is noisy itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from invprob.metrics import against_truth
+from invprob.simulate import fit_truth, frame_noise
+from priors.random_field import RandomField
+
+
+def test_the_noise_of_the_truth_is_part_of_a_fair_draw_of_it() -> None:
+    """Exact samples of x, and a truth measured with noise as large as their spread."""
+    rng = np.random.default_rng(0)
+    x = 100 + rng.normal(size=(40, 40))
+    samples = x + rng.normal(size=(200, 40, 40))
+    clean, measured = x + rng.normal(size=x.shape), x + rng.normal(0, 2**0.5, x.shape)
+    assert against_truth(samples, clean)["coverage_90"] == pytest.approx(0.9, abs=0.03)
+    assert against_truth(samples, clean)["coverage_90_noisy"] is None
+    scores = against_truth(samples, measured, truth_sigma=1.0)
+    assert scores["coverage_90"] == pytest.approx(0.755, abs=0.03)  # P(|N(0, 2)| < 1.645)
+    assert scores["coverage_90_noisy"] == pytest.approx(0.9, abs=0.03)
+
+
+def test_the_noise_of_an_image_is_measured_on_its_frame() -> None:
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:96, :96] - 47.5
+    image = 50 * np.exp(-(x**2 + y**2) / 200) + rng.normal(0, 0.3, (96, 96))
+    assert frame_noise(image) == pytest.approx(0.3, rel=0.1)
+    truth, own = fit_truth(image, RandomField((48, 48)))
+    assert truth.shape == (48, 48)
+    scale = truth.max() / (image.max())
+    assert own == pytest.approx(0.15 * scale, rel=0.15)  # binned by 2: half the noise
