@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -19,6 +18,7 @@ from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
 from invprob.posterior import Draws, draw
 from invprob.rtb import TrainConfig, Trainer, add_gradient
+from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import prior_paths, rollout, score_path
 from operators.errors import NumericalError
 from operators.linear import Linear
@@ -38,32 +38,6 @@ def linear_gaussian(d: int, dy: int, steps: int) -> tuple[GaussianPrior, Likelih
     y = matrix @ prior.decode(prior.draw(1, seed=3))[0].numpy() + 0.2 * rng.normal(size=dy)
     noise = Gaussian(0.2)
     return prior, Likelihood(Linear(matrix), noise, torch.tensor(y[None]).float()), matrix
-
-
-def chain_covariance(prior: GaussianPrior, steps: int) -> Array:
-    """Covariance of z_0 under the discretised chain: linear in (z_t, zhat_0 before), per mode."""
-    schedule, values = prior.schedule, prior.values.numpy()
-
-    def gain(t: float) -> Array:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        ratio: Array = alpha * values / (alpha**2 * values + sigma**2)
-        return ratio
-
-    times = schedule.grid(steps)
-    spread = np.zeros((len(values), 2, 2))
-    spread[:, 0, 0] = schedule.sigma(1.0) ** 2
-    for i, (t, s) in enumerate(pairwise(times)):
-        kernel, last = schedule.kernel(t, s), (times[i - 1], torch.zeros(1)) if i else None
-        lead = float(schedule.led(torch.ones(1), last, t, s)) - 1
-        step = np.zeros_like(spread)
-        step[:, 0, 0] = kernel.carry + kernel.pull * (1 + lead) * gain(t)
-        step[:, 0, 1] = -kernel.pull * lead
-        step[:, 1, 0] = gain(t)
-        spread = step @ spread @ step.transpose(0, 2, 1)
-        spread[:, 0, 0] += kernel.variance
-    vectors = prior.vectors.numpy()
-    covariance: Array = (vectors * (gain(0.0) ** 2 * spread[:, 0, 0])) @ vectors.T * prior.scale**2
-    return covariance
 
 
 def test_the_chain_keeps_the_variance_of_a_gaussian_prior() -> None:
