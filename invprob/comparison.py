@@ -163,7 +163,7 @@ def measured(
     eta: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[Draws, dict[str, float]]:
-    """Return n samples of the sampler, their seconds and evaluations of A and network per sample."""
+    """Return n samples, and what they cost: seconds, evaluations of network and A per sample."""
     begun = time.monotonic()
     with counting(prior, likelihood.operator) as count:
         draws = draw(prior, likelihood, sampler, times, n, seed, eta, progress)

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from invprob import __version__
 from invprob_cli import console
+from invprob_cli.benchmark import benchmark
 from invprob_cli.compare import compare
 from invprob_cli.demo import demo
 from invprob_cli.doctor import doctor
@@ -98,7 +99,8 @@ def options(
 
 
 for command in (
-    demo, simulate, inspect, train, sample, compare, operators, priors, baselines, runs, doctor,
+    demo, simulate, inspect, train, sample, compare, benchmark, operators, priors, baselines,
+    runs, doctor,
 ):  # fmt: skip
     app.command()(command)
 

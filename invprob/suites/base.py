@@ -56,7 +56,7 @@ class Problem:
         Without the chance of independent mode counts, distances to it are steadier. Counts are
         rounded by largest remainder.
         """
-        wanted = n * self.weights
+        wanted = n * self.weights / self.weights.sum()  # rounding only
         counts = np.floor(wanted).astype(int)
         counts[np.argsort(counts - wanted)[: n - counts.sum()]] += 1
         which = np.repeat(np.arange(len(counts)), counts)
@@ -66,7 +66,7 @@ class Problem:
     def weights(self) -> Array:
         """The exact weights of the posterior's modes, (K,)."""
         weights: Array = self.posterior.log_weights.exp().numpy()
-        return weights / weights.sum()
+        return weights
 
     def mode_weight_error(self, x: Array) -> float | None:
         """Return the total variation between the modes' weights and their shares of x (n, d).
@@ -95,7 +95,8 @@ class Problem:
         return move
 
     def _decoded(self, z: Tensor) -> Array:
-        return self.prior.decode(z).double().numpy()
+        x: Array = self.prior.decode(z).double().numpy()
+        return x
 
 
 class Suite(ABC):
