@@ -41,8 +41,9 @@ REFERENCE = 10  # draws of the exact reference for each draw of a method
 REPEATS = 8  # exact draws behind the floor
 EXACT_SEED = 10**6  # of reference and floor: far from the methods' own
 
-# Vectors are cheap: wide batches, and twins enough for a steady EUBO. On gmm/d8_dy1_s0, 80 RTB steps
-# at 2e-3 with this average leave a raw mode-weight error of .05, at 1e-3 with the default's .13.
+# Vectors are cheap: wide batches, and twins enough for a steady EUBO. On gmm/d8_dy1_s0, 80 RTB
+# steps at 2e-3 with this average leave a raw mode-weight error of .05; at 1e-3 with the default's,
+# .13.
 VECTORS = TrainConfig(
     warm_steps=300, warm_batch=128, bank=4096, rtb_steps=40, paths=64, rtb_rate=2e-3, ema=0.95,
     twins=64,

@@ -147,8 +147,8 @@ def benchmark_figure(found: Benchmark) -> Figure:
     """
     exact = found.reference[:: max(1, len(found.reference) // SHOWN)]
     panels = [("exact", exact)] + [(r.name, r.draws.x[:SHOWN]) for r in found.results]
-    columns = min(len(panels), 4)
-    figure, axes = grid(-(-len(panels) // columns), columns, side=3.4)
+    rows = -(-len(panels) // 4)
+    figure, axes = grid(rows, -(-len(panels) // rows), side=3.4)
     low, high = found.reference[:, :2].min(0), found.reference[:, :2].max(0)
     pad = 0.25 * np.maximum(high - low, 1e-9)
     for i, ax in enumerate(axes.flat):
@@ -163,11 +163,13 @@ def benchmark_figure(found: Benchmark) -> Figure:
         off = np.any((x[:, :2] < low - pad) | (x[:, :2] > high + pad), axis=1).mean()
         title = name if len(name) < 26 else f"{name[:24]}…"
         score = found.floor["floor"] if i == 0 else found.rows[i - 1]["sliced_wasserstein"]
-        ax.set_title(f"{title}, {'floor' if i == 0 else 'W'} {score:.2g}", fontsize=10)
-        if off > 0:
+        said = "floor" if i == 0 else "sliced W"
+        ax.set_title(f"{title}: {said} {score:.2g}", fontsize=10)
+        if off >= 0.005:
             ax.text(0.03, 0.95, f"{off:.0%} off the axes", fontsize=8, transform=ax.transAxes)
         ax.tick_params(labelsize=8)
         ax.set(xlabel="x₁", ylabel="x₂")
+        ax.label_outer()
         ax.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -54,6 +54,16 @@ def prior_log_prob(found: Problem, x: torch.Tensor) -> torch.Tensor:
     return law.log_prob(x)
 
 
+@pytest.mark.parametrize("name", registry.names("suites"))
+def test_a_suite_is_one_file_whose_problems_load(name: str) -> None:
+    cls = registry.suite_class(name)
+    assert registry.summary("suites", name) == cls.summary != ""
+    smallest = cls().problem()
+    assert smallest.name == f"{name}/{cls().names[0]}"
+    assert smallest.posterior.schedule == smallest.prior.schedule
+    assert smallest.weights.sum() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("name", LOW)
 def test_posterior_is_prior_times_likelihood_over_evidence(name: str) -> None:
     """log p(x | y) + log Z = log p(x) + log p(y | x) at every x: density and evidence at once."""
