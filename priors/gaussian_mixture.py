@@ -148,10 +148,14 @@ class GaussianMixture(Prior):
     def _log_joint(self, z: Tensor, alpha: float, sigma: float) -> Tensor:
         """Return log w_k N(z_t; alpha mu_k, S_k) but for (2 pi)^(d/2), (B, K) float64."""
         total = alpha**2 * self.values + sigma**2
-        gap = self._coordinates(z)[:, :, None] - alpha * self.centres
-        distance = torch.einsum("bmjd,md->bmj", gap.square(), 1 / total)
+        here = self._coordinates(z)
+        # the square is expanded: products of matrices instead of an array (B, K, d); in float64
+        # what cancels is some 1e-11 even at the last noise level
+        own = (here.square() / total).sum(2)[:, :, None]
+        cross = torch.einsum("bmd,mjd->bmj", here / total, alpha * self.centres)
+        fixed = (alpha**2 * self.centres.square() / total[:, None]).sum(2)
         volume = total.log().sum(1)[:, None]
-        return self.log_weights - (distance + volume).flatten(1) / 2
+        return self.log_weights - ((own - 2 * cross + fixed + volume) / 2).flatten(1)
 
     def _grouped(self, a: Tensor) -> Tensor:
         """Return a (B, K) as (B, M, K / M): modes by the basis they use."""
