@@ -37,6 +37,20 @@ MODES = {  # of the posterior, with 61 times their weights, as in the authors' c
 }  # fmt: skip
 
 
+class GMM25to9(Suite):
+    """One problem."""
+
+    summary = "25 modes to 9 of other weights, the RTB papers' toy"
+    names = ("d2",)
+
+    def load(self, name: str) -> Problem:
+        """Return the toy."""
+        operator = Deviance.default((2,))
+        likelihood = Likelihood(operator, Gaussian(1.0), torch.zeros(1, 1))
+        log_z = -operator.log_ceiling - 0.5 * math.log(2 * math.pi)
+        return Problem(f"gmm25to9/{name}", operator.below, likelihood, operator.above, log_z)
+
+
 @dataclass(frozen=True, eq=False)
 class Deviance(ForwardOperator):
     """A(x) = sqrt(2 (log_ceiling - log r(x))) of the density ratio r = above / below."""
@@ -68,20 +82,6 @@ class Deviance(ForwardOperator):
     def _forward(self, x: Tensor) -> Tensor:
         ratio = self.above.log_prob(x) - self.below.log_prob(x)
         return (2 * (self.log_ceiling - ratio)).sqrt()[:, None].to(x.dtype)
-
-
-class GMM25to9(Suite):
-    """One problem."""
-
-    summary = "25 modes to 9 of other weights, the RTB papers' toy"
-    names = ("d2",)
-
-    def load(self, name: str) -> Problem:
-        """Return the toy."""
-        operator = Deviance.default((2,))
-        likelihood = Likelihood(operator, Gaussian(1.0), torch.zeros(1, 1))
-        log_z = -operator.log_ceiling - 0.5 * math.log(2 * math.pi)
-        return Problem(f"gmm25to9/{name}", operator.below, likelihood, operator.above, log_z)
 
 
 def mixtures() -> tuple[GaussianMixture, GaussianMixture]:
