@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from invprob import figures
+from invprob import panels
 from invprob.rtb import Trainer
 from invprob_cli import options
 from invprob_cli.certificate import PROMISED
@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     before, path = Path.cwd(), tmp_path_factory.mktemp("cli")
     os.chdir(path)
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(figures, "DPI", 20)  # many figures, none looked at
+    monkeypatch.setattr(panels, "DPI", 20)  # many figures, none looked at
     invoke(f"{SIMULATE} --out obs.h5")
     shown = invoke(f"train --operator denoising --obs obs.h5 --name whole {SMALL}")
     assert "next: invprob sample --n 64" in shown.stdout
