@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check format tables clean
 
 setup: .venv/ready
 
@@ -23,6 +23,10 @@ check: test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# hours at most; every finished cell is kept in benchmarks/ and not run again
+tables: setup
+	$(BIN)/python examples/benchmark_tables.py
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -11,10 +11,12 @@ from typing import Any, get_type_hints
 from invprob import registry
 from invprob.baselines.base import Baseline
 from invprob.certificate import Certificate, certify
+from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth
 from invprob.observation import Observation
 from invprob.posterior import Draws, Posterior, bind, draw, resolve_prior
 from invprob.rtb import Progress
+from invprob.trajectory import Propose
 from operators.base import ForwardOperator, LinearOperator
 from operators.errors import NotDifferentiable, UnknownName
 from priors.base import Prior
@@ -132,10 +134,7 @@ def _run(
         if progress:
             progress(name, done, total, figures)
 
-    begun = time.monotonic()
-    with counting(prior, observation.operator) as count:
-        draws = draw(prior, bind(observation), sampler, times, n, seed, eta, report)
-    seconds = time.monotonic() - begun
+    draws, cost = measured(prior, bind(observation), sampler, times, n, seed, eta, report)
     pixels = observation.noise.count(observation.operator.y_shape)
     certificate = certify(draws.log_weight, draws.chi2, pixels)
     truth = observation.truth
@@ -151,12 +150,31 @@ def _run(
         "log_z": certificate.log_z,
         "ess": certificate.ess,
         "std_log_w": certificate.std_log_w,
-        "network_evaluations": count.network / n,
-        "operator_evaluations": count.operator / n,
-        "seconds": seconds,
+        **cost,
         "train_seconds": train_seconds,
     }
     return Result(name, draws, certificate, scores)
+
+
+def measured(
+    prior: Prior,
+    likelihood: Likelihood,
+    sampler: Callable[[Likelihood], Propose],
+    times: tuple[float, ...],
+    n: int,
+    seed: int,
+    eta: float = 1.0,
+    progress: Progress | None = None,
+) -> tuple[Draws, dict[str, float]]:
+    """Return n samples, and what they cost: seconds, evaluations of network and A per sample."""
+    begun = time.monotonic()
+    with counting(prior, likelihood.operator) as count:
+        draws = draw(prior, likelihood, sampler, times, n, seed, eta, progress)
+    return draws, {
+        "network_evaluations": count.network / n,
+        "operator_evaluations": count.operator / n,
+        "seconds": time.monotonic() - begun,
+    }
 
 
 @contextmanager

@@ -28,10 +28,12 @@ Array = NDArray[np.float64]
 
 
 def resample(log_w: Array, seed: int) -> tuple[NDArray[np.int64], float]:
-    """Return n indices drawn in proportion to smoothed weights (n,), and the log of their mean."""
-    log_w = smoothed(log_w)
-    offset = np.random.default_rng([seed, 7]).random()
-    return systematic(np.exp(log_w - log_w.max()), offset), log_mean(log_w)
+    """Return n indices drawn in proportion to smoothed weights (n,), and the log of their mean.
+
+    The mean is that of the weights as they are, which estimates Z without bias.
+    """
+    even, offset = smoothed(log_w), np.random.default_rng([seed, 7]).random()
+    return systematic(np.exp(even - even.max()), offset), log_mean(log_w)
 
 
 def smoothed(log_w: Array) -> Array:

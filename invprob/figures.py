@@ -16,12 +16,16 @@ from matplotlib.ticker import MaxNLocator
 from invprob.panels import Array, Plane, deviation, grid, histogram, norm, save, sigmas, value
 
 if TYPE_CHECKING:
+    from invprob.benchmark import Benchmark
     from invprob.calibration import Calibration
     from invprob.comparison import Result
     from invprob.observation import Observation
     from invprob.posterior import Draws
 
+SHOWN = 1000  # samples of each method in a scatter
+
 __all__ = [
+    "benchmark_figure",
     "calibration_figure",
     "compare_figure",
     "observation_figure",
@@ -176,6 +180,40 @@ def calibration_figure(calibration: Calibration) -> Figure:
         f"in 1 of {round(1 / calibration.rate)} exact samplers",
         fontsize=10,
     )
+    return figure
+
+
+def benchmark_figure(found: Benchmark) -> Figure:
+    """Return the first two dimensions of exact draws and of every method, on shared axes.
+
+    The exact reference is grey behind each; samples off the axes are counted, not shown.
+    """
+    exact = found.reference[:: max(1, len(found.reference) // SHOWN)]
+    panels = [("exact", exact)] + [(r.name, r.draws.x[:SHOWN]) for r in found.results]
+    rows = -(-len(panels) // 4)
+    figure, axes = grid(rows, -(-len(panels) // rows), side=3.4)
+    low, high = found.reference[:, :2].min(0), found.reference[:, :2].max(0)
+    pad = 0.25 * np.maximum(high - low, 1e-9)
+    for i, ax in enumerate(axes.flat):
+        if i >= len(panels):
+            ax.set_axis_off()
+            continue
+        name, x = panels[i]
+        ax.plot(*exact[:, :2].T, ".", color="0.8", ms=4, mew=0, zorder=1)
+        ax.plot(*x[:, :2].T, ".", color="0.4" if i == 0 else "C0", ms=3, mew=0, alpha=0.5)
+        ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
+        ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
+        off = np.any((x[:, :2] < low - pad) | (x[:, :2] > high + pad), axis=1).mean()
+        title = name if len(name) < 26 else f"{name[:24]}…"
+        score = found.floor["floor"] if i == 0 else found.rows[i - 1]["sliced_wasserstein"]
+        said = "floor" if i == 0 else "sliced W"
+        ax.set_title(f"{title}: {said} {score:.2g}", fontsize=10)
+        if off >= 0.005:
+            ax.text(0.03, 0.95, f"{off:.0%} off the axes", fontsize=8, transform=ax.transAxes)
+        ax.tick_params(labelsize=8)
+        ax.set(xlabel="x₁", ylabel="x₂")
+        ax.label_outer()
+        ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from operators.errors import ObservationError, RunError
 
-__all__ = ["MAX_BYTES", "as_json", "existing_file", "facts", "read", "write"]
+__all__ = ["MAX_BYTES", "array", "as_json", "existing_file", "facts", "opened", "read", "write"]
 
 FORMAT = "invprob-observation"
 POSTERIOR_FORMAT = "invprob-posterior"  # of what `invprob.output` writes
@@ -41,10 +41,17 @@ def read(path: Path) -> dict[str, Any]:
 
     Raises `ObservationError` naming what is wrong with the file.
     """
+    with opened(path) as file:
+        return _fields(file, path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Give an HDF5 file to read; raises `ObservationError` naming what is wrong with it."""
     existing_file(path)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            return _fields(file, path)
+            yield file
     except (OSError, KeyError, RuntimeError, UnicodeDecodeError) as error:
         message = str(error)
         sizes = re.search(r"eof = (\d+),.*stored_eof = (\d+)", message)
@@ -147,15 +154,15 @@ def _fields(file: h5py.File, path: Path) -> dict[str, Any]:
             f"{path} has format version {version}, this program reads {VERSION}: "
             "install a matching invprob"
         )
-    arrays = {key: _array(file, key, path) for key in ARRAYS}
+    arrays = {key: array(file, key, path) for key in ARRAYS}
     if arrays["data"] is None:
         raise ObservationError(f"{path} has no /data; store the observation there")
     group = _item(file, "operator", path) if "operator" in file else None
     if not isinstance(group, h5py.Group):
         raise ObservationError(f"{path} has no group /operator with the operator's parameters")
     parameters = {key: _decode(value) for key, value in group.attrs.items()}
-    parameters |= {key: _array(group, key, path, "biufc") for key in group}
-    psf = _array(file, "psf", path)
+    parameters |= {key: array(group, key, path, "biufc") for key in group}
+    psf = array(file, "psf", path)
     if psf is not None:
         parameters["psf"] = psf
     texts = {key: str(attributes.get(key, "")) for key in TEXTS}
@@ -190,7 +197,7 @@ def _item(group: h5py.Group, key: str, path: Path) -> Any:
     )
 
 
-def _array(group: h5py.Group, key: str, path: Path, kinds: str = "biuf") -> NDArray[Any] | None:
+def array(group: h5py.Group, key: str, path: Path, kinds: str = "biuf") -> NDArray[Any] | None:
     """Return the array at `key`, or None, once its storage, dtype and size look harmless."""
     if group.get(key, getlink=True) is None:
         return None

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob import registry
-from invprob.certificate import PARETO_LIMIT, Certificate, Twins, certify
+from invprob.certificate import Certificate, Twins, certify, misfit, reliable
 from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
@@ -136,9 +136,9 @@ class Posterior:
         """The chain's grid of times."""
         return self.prior.schedule.grid(self.policy.settings["steps"])
 
-    def sample(self, n: int, seed: int = 0) -> NDArray[np.float32]:
-        """Return n posterior samples (n, *x_shape) in physical units."""
-        return self.draw(n, seed).x
+    def sample(self, n: int, seed: int = 0, correct: str = "auto") -> NDArray[np.float32]:
+        """Return n posterior samples (n, *x_shape) in physical units, see `sample_corrected`."""
+        return self.sample_corrected(n, seed, correct)[0].x
 
     def draw(
         self, n: int, seed: int = 0, progress: Progress | None = None, smc: bool = False
@@ -164,13 +164,9 @@ class Posterior:
             return fresh
         if draws.island > 1:  # the bound from above is that of single paths
             return replace(fresh, eubo=known.eubo, gap=known.eubo - fresh.elbo)
-        return replace(
-            fresh,
-            gap=known.gap,
-            gap_se=known.gap_se,
-            gap_start=known.gap_start,
-            eubo=fresh.elbo + known.gap,
-        )
+        eubo = fresh.elbo + known.gap if fresh.eubo is None else fresh.eubo
+        gap, gap_se, start = known.gap, known.gap_se, known.gap_start
+        return replace(fresh, gap=gap, gap_se=gap_se, gap_start=start, eubo=eubo)
 
     def sample_corrected(
         self, n: int, seed: int = 0, correct: str = "auto", progress: Progress | None = None
@@ -184,18 +180,21 @@ class Posterior:
             raise UnknownName(f"no correction {correct!r}: choose {', '.join(CORRECTIONS)}")
         draws = self.draw(n, seed, progress, smc=correct == "smc")
         known = self.certify(draws)
-        reliable = known.pareto_k is not None and known.pareto_k < PARETO_LIMIT
+        trusted = reliable(known.ess, known.pareto_k)
         if correct == "auto":
-            correct = "psis" if reliable else "none"
+            correct = "psis" if trusted else "none"
         if correct == "none":
             return draws, known
         if known.ess is None:
             raise NumericalError("path weights are not finite: nothing to correct by; train again")
-        evenness = f"Pareto k {known.pareto_k or math.nan:.2f}, ESS {known.ess:.0f} of {n}"
-        verdict = (
-            f"trust the corrected samples ({correct}: {evenness})" if reliable else known.verdict
-        )
-        return draws.resampled(seed), replace(known, corrected=correct, verdict=verdict)
+        draws = draws.resampled(seed)
+        fit, verdict = float(draws.chi2.mean()), known.verdict
+        if trusted:
+            evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {n}"
+            good = f"trust the corrected samples ({correct}: {evenness})"
+            pixels = self.observation.noise.count(self.observation.operator.y_shape)
+            verdict = misfit(fit, pixels) or good
+        return draws, replace(known, chi2_per_pixel=fit, corrected=correct, verdict=verdict)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""

@@ -1,8 +1,9 @@
-"""The folder is the registry: operators, priors and baselines go by the name of their file.
+"""The folder is the registry: operators, priors, baselines and suites go by their file's name.
 
-A module of `operators/`, `priors/` or `invprob/baselines/` is one of its kind; so is a folder below
-`priors/weights/` that holds `invprob.json`. Listing reads the sources with `ast`, so it loads no
-torch. In names '-' and '_' mean the same. `file.py:Class` runs the user's own file.
+A module of `operators/`, `priors/`, `invprob/baselines/` or `invprob/suites/` is one of its kind;
+so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads the sources with
+`ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class` runs the user's own
+file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from operators.errors import UnknownName
 
 if TYPE_CHECKING:
     from invprob.baselines.base import Baseline
+    from invprob.suites.base import Suite
     from operators.base import ForwardOperator
     from priors.base import Prior
 
@@ -34,17 +36,29 @@ __all__ = [
     "name_of",
     "names",
     "operator_class",
+    "suite_class",
     "summary",
 ]
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = {"operators": "operators", "priors": "priors", "baselines": "invprob.baselines"}
-BASES = {"operators": "ForwardOperator", "priors": "Prior", "baselines": "Baseline"}
+PACKAGES = {
+    "operators": "operators",
+    "priors": "priors",
+    "baselines": "invprob.baselines",
+    "suites": "invprob.suites",
+}
+BASES = {
+    "operators": "ForwardOperator",
+    "priors": "Prior",
+    "baselines": "Baseline",
+    "suites": "Suite",
+}
 WEIGHTS = ROOT / "priors" / "weights"
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"base", "errors", "noise"},
     "priors": {"base", "pixel", "process", "training"},
     "baselines": {"base"},
+    "suites": {"base"},
 }
 
 
@@ -57,6 +71,12 @@ def operator_class(name: str) -> type[ForwardOperator]:
 def baseline_class(name: str) -> type[Baseline]:
     """Return the baseline class of that name, or of `file.py:Class`; raises `UnknownName`."""
     cls: type[Baseline] = _load_class("baselines", name)
+    return cls
+
+
+def suite_class(name: str) -> type[Suite]:
+    """Return the suite class of that name, or of `file.py:Class`; raises `UnknownName`."""
+    cls: type[Suite] = _load_class("suites", name)
     return cls
 
 
@@ -98,7 +118,7 @@ def load_function(name: str) -> Callable[..., Any]:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """Return the sorted names of a kind: "operators", "priors" or "baselines"; imports nothing."""
+    """Return the sorted names of a kind, a key of `PACKAGES`; imports nothing."""
     return tuple(sorted([*_modules(kind), *(_weights() if kind == "priors" else {})]))
 
 

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from invprob import __version__
 from invprob_cli import console
+from invprob_cli.benchmark import benchmark
 from invprob_cli.compare import compare
 from invprob_cli.demo import demo
 from invprob_cli.diagnose import diagnose
@@ -99,8 +100,8 @@ def options(
 
 
 for command in (
-    demo, simulate, inspect, train, sample, compare, diagnose, operators, priors, baselines, runs,
-    doctor,
+    demo, simulate, inspect, train, sample, compare, diagnose, benchmark, operators, priors,
+    baselines, runs, doctor,
 ):  # fmt: skip
     app.command()(command)
 

@@ -121,6 +121,18 @@ def test_sample_writes_what_the_library_draws(folder: Path) -> None:
     }
 
 
+def test_samples_are_corrected_as_asked(folder: Path) -> None:
+    """Particles of SMC, drawn again: of equal weight, and the certificate says so."""
+    facts = document("sample --n 40 --correct smc")
+    certificate = facts["certificate"]
+    assert certificate["corrected"] == "smc"
+    with h5py.File(facts["file"]) as file:
+        weights = file["sample_stats/log_weight"][0]
+    assert np.ptp(weights) == 0
+    assert weights[0] == pytest.approx(certificate["log_z"])
+    assert document("sample --n 4 --correct none")["certificate"]["corrected"] == "none"
+
+
 def test_train_prints_the_promised_document(folder: Path) -> None:
     facts = document("train --resume whole")  # finished: certified again, nothing is lost
     assert set(facts) == {"run", "file", "n", "certificate", "seconds"}
@@ -205,6 +217,7 @@ def test_doctor_is_content_here() -> None:
         ("simulate --operator denoising --prior random_field --noise 0", 3, "noise > 0"),
         ("sample --n 0", 2, "--n"),
         ("sample --n 1000000000000", 2, "GiB are free"),
+        ("sample --correct smcc", 2, "no correction 'smcc': choose auto, none, psis, smc"),
         ("sample --run nowhere", 1, "whole"),
         ("sample --out obs.h5/x.h5", 1, "cannot write"),
         ("compare --baselines copiant", 2, "did you mean 'copaint'"),

@@ -25,6 +25,26 @@ def test_pareto_k_needs_a_tail() -> None:
     assert pareto_k(np.zeros(10)) is None
 
 
+def test_the_upper_bound_is_that_of_this_observation_where_weights_are_reliable() -> None:
+    """log w ~ N(-s^2/2, s^2): the posterior's mean of log w is s^2/2, whatever the twins say."""
+    s = 0.5
+    log_w = np.random.default_rng(2).normal(-(s**2) / 2, s, 100_000)
+    found = certify(log_w, np.ones(len(log_w)), 100, gaps=np.array([40.0, 60.0]))
+    assert found.eubo == pytest.approx(s**2 / 2, abs=0.01)
+    assert found.elbo is not None and found.log_z is not None and found.eubo is not None
+    assert found.elbo < found.log_z < found.eubo
+    uneven = certify(log_w * 40, np.ones(len(log_w)), 100, gaps=np.array([40.0, 60.0]))
+    assert uneven.elbo is not None and uneven.eubo == pytest.approx(uneven.elbo + 50)
+
+
+def test_a_handful_of_effective_samples_is_not_reliable() -> None:
+    log_w = np.zeros(400)
+    log_w[:10] = 7.0  # ten samples hold the weight
+    found = certify(log_w, np.ones(400), 100)
+    assert found.ess is not None and found.ess < 20
+    assert found.verdict.startswith("approximate") and "train longer" not in found.verdict
+
+
 def test_importance_evidence_of_log_normal_weights() -> None:
     """log w ~ N(-s^2/2, s^2) has log Z = 0, ELBO = -s^2/2, ESS/n = exp(-s^2)."""
     s, n = 0.6, 200_000

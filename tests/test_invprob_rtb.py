@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -19,6 +17,9 @@ from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
 from invprob.posterior import Draws, draw
 from invprob.rtb import TrainConfig, Trainer, add_gradient
+from invprob.suites.base import Problem, linear_problem
+from invprob.suites.gaussian import chain_covariance
+from invprob.suites.gmm import read_instance
 from invprob.trajectory import prior_paths, rollout, score_path
 from operators.errors import NumericalError
 from operators.linear import Linear
@@ -38,32 +39,6 @@ def linear_gaussian(d: int, dy: int, steps: int) -> tuple[GaussianPrior, Likelih
     y = matrix @ prior.decode(prior.draw(1, seed=3))[0].numpy() + 0.2 * rng.normal(size=dy)
     noise = Gaussian(0.2)
     return prior, Likelihood(Linear(matrix), noise, torch.tensor(y[None]).float()), matrix
-
-
-def chain_covariance(prior: GaussianPrior, steps: int) -> Array:
-    """Covariance of z_0 under the discretised chain: linear in (z_t, zhat_0 before), per mode."""
-    schedule, values = prior.schedule, prior.values.numpy()
-
-    def gain(t: float) -> Array:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        ratio: Array = alpha * values / (alpha**2 * values + sigma**2)
-        return ratio
-
-    times = schedule.grid(steps)
-    spread = np.zeros((len(values), 2, 2))
-    spread[:, 0, 0] = schedule.sigma(1.0) ** 2
-    for i, (t, s) in enumerate(pairwise(times)):
-        kernel, last = schedule.kernel(t, s), (times[i - 1], torch.zeros(1)) if i else None
-        lead = float(schedule.led(torch.ones(1), last, t, s)) - 1
-        step = np.zeros_like(spread)
-        step[:, 0, 0] = kernel.carry + kernel.pull * (1 + lead) * gain(t)
-        step[:, 0, 1] = -kernel.pull * lead
-        step[:, 1, 0] = gain(t)
-        spread = step @ spread @ step.transpose(0, 2, 1)
-        spread[:, 0, 0] += kernel.variance
-    vectors = prior.vectors.numpy()
-    covariance: Array = (vectors * (gain(0.0) ** 2 * spread[:, 0, 0])) @ vectors.T * prior.scale**2
-    return covariance
 
 
 def test_the_chain_keeps_the_variance_of_a_gaussian_prior() -> None:
@@ -115,34 +90,18 @@ def test_gaussian_posterior_mean_covariance_and_evidence() -> None:
     assert np.abs(np.cov(x.T) - spread).max() < 0.1 * np.diag(spread).max()
 
 
-def exact_mixture(
-    means: Array, weights: Array, matrix: Array, sigma: float, y: Array, n: int
-) -> tuple[float, Array]:
-    """log Z and n posterior draws of a unit-variance mixture seen through a matrix."""
-    dy, d = matrix.shape
-    noise = matrix @ matrix.T + sigma**2 * np.eye(dy)
-    logs = np.log(weights) + [multivariate_normal.logpdf(y, matrix @ mean, noise) for mean in means]
-    log_z = float(np.logaddexp.reduce(logs))
-    spread = np.linalg.inv(np.eye(d) + matrix.T @ matrix / sigma**2)
-    rng = np.random.default_rng(0)
-    which = rng.choice(len(means), n, p=np.exp(logs - log_z))
-    centres = np.array([spread @ (mean + matrix.T @ y / sigma**2) for mean in means])
-    return log_z, centres[which] + rng.multivariate_normal(np.zeros(d), spread, n)
-
-
-def gmm() -> tuple[GaussianMixture, Likelihood, float, Array]:
+def gmm() -> Problem:
     """Five modes in two dimensions, one observed: evidence and posterior in closed form."""
     means = np.array([(-8.0 * i, 4.0 * (i % 2)) for i in range(-2, 3)])
-    weights = np.array([0.1, 0.3, 0.2, 0.15, 0.25])
-    matrix, sigma, y = np.array([[0.3, 1.0]]), 0.8, np.array([3.0])
-    log_z, exact = exact_mixture(means, weights, matrix, sigma, y, 3000)
-    likelihood = Likelihood(Linear(matrix), Gaussian(sigma), torch.tensor(y[None]).float())
-    return GaussianMixture(means, weights, steps=100), likelihood, log_z, exact
+    prior = GaussianMixture(means, np.array([0.1, 0.3, 0.2, 0.15, 0.25]))
+    return linear_problem("five", prior, np.array([[0.3, 1.0]]), 0.8, np.array([3.0]))
 
 
 def test_mixture_posterior_and_bounds() -> None:
     """log Z within 0.1; ELBO <= log Z <= EUBO; sliced Wasserstein at most 0.15 after weighting."""
-    prior, likelihood, log_z, exact = gmm()
+    problem = gmm()
+    prior, likelihood, log_z = problem.prior, problem.likelihood, problem.log_z
+    exact = problem.sample(3000, seed=0)
     trainer = Trainer(
         prior,
         likelihood,
@@ -165,7 +124,7 @@ def test_mixture_posterior_and_bounds() -> None:
 
 
 def test_two_pass_gradient_is_the_autograd_gradient() -> None:
-    prior, likelihood, _, _ = gmm()
+    prior, likelihood = gmm().prior, gmm().likelihood
     trainer = Trainer(prior, likelihood, TrainConfig(steps=4, width=16, blocks=1))
     policy = trainer.policy.double()
     with torch.no_grad():
@@ -210,7 +169,7 @@ def test_two_pass_gradient_is_the_autograd_gradient() -> None:
 
 
 def test_resume_is_bit_equal() -> None:
-    prior, likelihood, _, _ = gmm()
+    prior, likelihood = gmm().prior, gmm().likelihood
     config = TrainConfig(
         steps=10, width=16, blocks=1, warm_steps=4, warm_batch=16, rtb_steps=3, paths=4, bank=64
     )
@@ -228,7 +187,7 @@ def test_resume_is_bit_equal() -> None:
 
 
 def test_fault_32_losses_that_stay_nan_abort_and_keep_the_weights() -> None:
-    prior, likelihood, _, _ = gmm()
+    prior, likelihood = gmm().prior, gmm().likelihood
     broken = replace(likelihood, y=torch.tensor([[math.nan]]))
     config = TrainConfig(steps=6, width=16, blocks=1, warm_steps=0, rtb_steps=50, paths=2)
     trainer = Trainer(prior, broken, config)
@@ -242,13 +201,9 @@ def test_mixture_instance_of_the_benchmark() -> None:
     file = Path(__file__).parents[2] / "shared" / "data" / "gmm_example_d8_dy4.h5"
     if not file.exists():
         pytest.skip("needs the stored instance gmm_example_d8_dy4.h5")
-    with h5py.File(file) as instance:
-        fields = ("means", "weights", "operator", "noise_sigma", "data")
-        means, weights, matrix, sigma, y = (instance[name][()] for name in fields)
-    log_z, exact = exact_mixture(means, weights, matrix, float(sigma), y, 2000)
-    prior = GaussianMixture(means, weights, steps=100)
-    data = torch.tensor(y[None]).float()
-    likelihood = Likelihood(Linear(matrix), Gaussian(float(sigma)), data)
+    problem = read_instance(file)
+    prior, likelihood, log_z = problem.prior, problem.likelihood, problem.log_z
+    exact = problem.sample(2000, seed=0)
     trainer = Trainer(
         prior,
         likelihood,

@@ -5,15 +5,29 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 
+from operators.errors import ObservationError
 from priors.base import Prior
 from priors.gaussian import Gaussian
 from priors.gaussian_mixture import GaussianMixture
 from priors.random_field import RandomField
 
+
+def oblique(shared: bool) -> GaussianMixture:
+    """Three modes in four dimensions with full covariances, one each or one for all."""
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(1 if shared else 3, 4, 4))
+    covariances = roots @ roots.transpose(0, 2, 1) + 0.1 * np.eye(4)
+    means = 2 * rng.normal(size=(3, 4))
+    return GaussianMixture(means, np.array([0.5, 0.2, 0.3]), covariances=covariances)
+
+
 PRIORS = {
     "gaussian": lambda: Gaussian.default((6,)),
     "gaussian_mixture": lambda: GaussianMixture.default((4,)),
+    "mixture_of_one_covariance": lambda: oblique(shared=True),
+    "mixture_of_many_covariances": lambda: oblique(shared=False),
     "random_field": lambda: RandomField((6, 6)),
 }
 
@@ -71,3 +85,42 @@ def test_mixture_density_of_modes() -> None:
     prior = GaussianMixture(np.array([[-5.0, 0.0], [5.0, 0.0]]), weights)
     x = prior.decode(prior.draw(5000, seed=0))
     assert float((x[:, 0] < 0).float().mean()) == pytest.approx(0.7, abs=0.03)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_mixture_density_is_that_of_scipy(shared: bool) -> None:
+    prior = oblique(shared)
+    x = prior.decode(prior.draw(5, seed=0)).double()
+    assert prior.vectors is not None
+    spread = (prior.vectors * prior.values[:, None]) @ prior.vectors.mT * prior.scale**2
+    parts = [
+        np.exp(float(log_weight))
+        * multivariate_normal.pdf(x.numpy(), prior.scale * mean.numpy(), covariance.numpy())
+        for log_weight, mean, covariance in zip(
+            prior.log_weights, prior.means, spread.expand(3, 4, 4), strict=True
+        )
+    ]
+    np.testing.assert_allclose(prior.log_prob(x).numpy(), np.log(sum(parts)), rtol=1e-10)
+    np.testing.assert_allclose(prior.responsibilities(x).numpy().T, parts / sum(parts), rtol=1e-9)
+
+
+def test_mixture_draws_have_the_covariances_asked_for() -> None:
+    prior = oblique(shared=False)
+    assert prior.vectors is not None
+    z0 = prior.draw_modes(np.full(20000, 1), seed=3).double()
+    spread = (prior.vectors[1] * prior.values[1]) @ prior.vectors[1].T
+    torch.testing.assert_close(z0.T.cov(), spread, rtol=0.1, atol=0.05 * float(spread.max()))
+    torch.testing.assert_close(z0.mean(0), prior.means[1], rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("covariances", "said"),
+    [
+        (np.eye(2)[None, :, :1], "one of each mode"),
+        (np.array([[[1.0, 0.5], [0.0, 1.0]]]), "symmetric"),
+        (np.array([[[1.0, 2.0], [2.0, 1.0]]]), "positive definite"),
+    ],
+)
+def test_mixture_refuses_what_is_no_covariance(covariances: np.ndarray, said: str) -> None:
+    with pytest.raises(ObservationError, match=said):
+        GaussianMixture(np.zeros((3, 2)), np.ones(3), covariances=covariances)

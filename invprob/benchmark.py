@@ -1,0 +1,235 @@
+"""Methods against problems whose exact posterior is known: the distance to it, and its floor.
+
+    rtb       trained on the problem; its samples resampled by their path weights
+    rtb_raw   the same samples as they were drawn
+    guided    the policy before training
+    oracle    the exact posterior's denoiser on the same chain: the limit of any policy
+    NAME      a training-free baseline
+
+All walk the prior's grid of times, so a step costs each the same; what more a method evaluates is
+in its row. Distances are to a large reference with exact mode counts. Their floor is what as many
+exact independent draws leave, the mean over repeats.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from invprob import registry
+from invprob.certificate import Certificate, Twins, certify
+from invprob.comparison import Result, measured, parse, refuse_mismatch
+from invprob.likelihood import Likelihood
+from invprob.metrics import Array, sliced_wasserstein
+from invprob.policy import Policy
+from invprob.posterior import Draws
+from invprob.rtb import Progress, TrainConfig, Trainer
+from invprob.suites.base import Problem
+from invprob.trajectory import Propose
+from operators.base import LinearOperator
+from operators.errors import NotDifferentiable, UnknownName
+
+TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives the row `rtb_raw` too
+REFERENCE = 10  # draws of the exact reference for each draw of a method
+REPEATS = 8  # exact draws behind the floor
+EXACT_SEED = 10**6  # of reference and floor: far from the methods' own
+
+# Vectors are cheap: wide batches, and twins enough for a steady EUBO. On gmm/d8_dy1_s0, 80 RTB
+# steps at 2e-3 with this average leave a raw mode-weight error of .05; at 1e-3 with the default's,
+# .13.
+VECTORS = TrainConfig(
+    warm_steps=300, warm_batch=128, bank=4096, rtb_steps=40, paths=64, rtb_rate=2e-3, ema=0.95,
+    twins=64,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Rows of scores, one a method, and the floor they should be read against."""
+
+    problem: Problem
+    rows: list[dict[str, Any]]  # means over seeds; "spread" holds standard deviations
+    results: list[Result]  # of the first seed
+    reference: Array  # exact draws, (REFERENCE * n, d)
+    floor: dict[str, float | None]
+
+
+def runnable(problem: Problem) -> tuple[str, ...]:
+    """Return the methods that can run on a problem."""
+    able = []
+    for name in (*TRAINED, "oracle", *registry.names("baselines")):
+        try:
+            _check(name, problem)
+        except NotDifferentiable:
+            continue
+        able.append(name)
+    return tuple(able)
+
+
+def benchmark(
+    problem: Problem,
+    methods: Sequence[str] | None = None,
+    n: int = 1000,
+    seeds: Sequence[int] = (0,),
+    config: TrainConfig = VECTORS,
+    progress: Progress | None = None,
+) -> Benchmark:
+    """Return n samples of every method, scored against the exact posterior.
+
+    A method is `rtb`, `guided`, `oracle` or a baseline ("dps", "dps:zeta=0.5"); None: all that can
+    run. A baseline takes as many steps as the prior's chain unless it says otherwise. A seed fixes
+    training and sampling. Raises UnknownName and NotDifferentiable before any work.
+    """
+    methods = runnable(problem) if methods is None else methods
+    for name in methods:
+        _check(name, problem)
+    reference = problem.reference(REFERENCE * n, EXACT_SEED)
+    exact = [problem.sample(n, EXACT_SEED + 1 + i) for i in range(REPEATS)]
+    distances = np.array([sliced_wasserstein(x, reference) for x in exact])
+    modes = [problem.mode_weight_error(x) for x in exact]
+    floor: dict[str, float | None] = {
+        "floor": float(distances[:, 0].mean()),
+        "floor_spread": float(distances[:, 0].std(ddof=1)),
+        "floor_max": float(distances[:, 1].mean()),
+        "floor_mode_weight_error": _mean(modes),
+    }
+    runs = [
+        [
+            result
+            for name in methods
+            for result in _run(problem, name, n, seed, config, reference, progress)
+        ]
+        for seed in seeds
+    ]
+    rows = [_row(list(column)) for column in zip(*runs, strict=True)]
+    return Benchmark(problem, rows, runs[0], reference, floor)
+
+
+def _check(name: str, problem: Problem) -> None:
+    """Raise where a method does not exist, or cannot run on the problem's operator."""
+    operator = problem.likelihood.operator
+    if name in TRAINED:
+        if not isinstance(operator, LinearOperator):
+            raise NotDifferentiable(
+                f"{name} needs a linear operator, {type(operator).__name__} is not: leave it out"
+            )
+    elif name != "oracle":
+        try:
+            method = parse(name)
+        except UnknownName as error:
+            raise UnknownName(f"{error}; or one of {', '.join((*TRAINED, 'oracle'))}") from error
+        refuse_mismatch(name, method, operator)
+
+
+def _run(
+    problem: Problem,
+    name: str,
+    n: int,
+    seed: int,
+    config: TrainConfig,
+    reference: Array,
+    progress: Progress | None,
+) -> list[Result]:
+    """Return the result of one method: two for `rtb`, corrected and raw."""
+    prior, likelihood = problem.prior, problem.likelihood
+    config = replace(config, seed=seed, steps=prior.steps)
+
+    def report(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
+        if progress:
+            progress(f"{name}: {stage}", done, total, figures)
+
+    times, eta, seconds = prior.schedule.grid(prior.steps), 1.0, 0.0
+    policy: Policy | None = None
+    sampler: Callable[[Likelihood], Propose]
+    if name in TRAINED:
+        trainer = Trainer(prior, likelihood, config)
+        begun = time.monotonic()
+        while name == "rtb" and trainer.step < trainer.total:
+            figures = trainer.advance()
+            report("training", trainer.step, trainer.total, figures)
+        seconds, policy = time.monotonic() - begun if trainer.step else 0.0, trainer.average
+        sampler = partial(policy.propose, prior)
+    elif name == "oracle":
+        sampler = problem.oracle
+    else:
+        method = parse(name)
+        if "steps=" not in name:
+            # every baseline is a dataclass of its settings, its base is not
+            method = replace(method, steps=prior.steps)  # type: ignore[type-var]
+        sampler = partial(method.propose, prior)
+        times, eta = method.times(prior), method.eta
+    draws, cost = measured(prior, likelihood, sampler, times, n, seed, eta, report)
+    gaps = None if policy is None else _twin_gaps(problem, policy, config, times)
+    pixels = likelihood.noise.count(likelihood.operator.y_shape)
+    certificate = certify(draws.log_weight, draws.chi2, pixels, gaps)
+    cost["train_seconds"] = seconds
+    if name != "rtb":
+        return [_result(name, problem, draws, certificate, cost, reference)]
+    corrected = replace(certificate, corrected="importance")
+    return [
+        _result("rtb", problem, draws.resampled(seed), corrected, cost, reference),
+        _result("rtb_raw", problem, draws, certificate, cost, reference),
+    ]
+
+
+def _twin_gaps(
+    problem: Problem, policy: Policy, config: TrainConfig, times: tuple[float, ...]
+) -> Array:
+    """Return EUBO - ELBO on simulated twins of the problem."""
+    operator, noise = problem.likelihood.operator, problem.likelihood.noise
+    twins = Twins.simulate(
+        problem.prior, operator, noise, times, config.twins, seed=config.seed + 1
+    )
+    return twins.gaps(problem.prior, policy, config.twin_paths, config.seed)
+
+
+def _result(
+    name: str,
+    problem: Problem,
+    draws: Draws,
+    certificate: Certificate,
+    cost: dict[str, float],
+    reference: Array,
+) -> Result:
+    """Return the scores of one row."""
+    x = draws.x.astype(float)
+    mean, largest = sliced_wasserstein(x, reference)
+    exact = problem.likelihood.chi2(torch.from_numpy(reference)).mean()
+    scores: dict[str, float | None] = {
+        "sliced_wasserstein": mean,
+        "max_sliced_wasserstein": largest,
+        "mode_weight_error": problem.mode_weight_error(x),
+        "residual_rms": float(np.sqrt(draws.chi2.mean())),
+        "residual_rms_exact": float(exact.sqrt()),
+        "log_z": certificate.log_z,
+        "log_z_exact": problem.log_z,
+        "log_z_chain": problem.log_z_chain,
+        "elbo": certificate.elbo,
+        "eubo": certificate.eubo,
+        "ess": certificate.ess,
+        "pareto_k": certificate.pareto_k,
+        **cost,
+    }
+    return Result(name, draws, certificate, scores)
+
+
+def _row(results: list[Result]) -> dict[str, Any]:
+    """Return one method's means over seeds, with their spread where there are several."""
+    columns = {key: [r.scores[key] for r in results] for key in results[0].scores}
+    row: dict[str, Any] = {"name": results[0].name}
+    row |= {key: _mean(values) for key, values in columns.items()}
+    row["verdict"] = results[0].certificate.verdict
+    if len(results) > 1:
+        row["spread"] = {key: _mean(values, np.std) for key, values in columns.items()}
+    return row
+
+
+def _mean(values: list[float | None], of: Callable[[Any], Any] = np.mean) -> float | None:
+    """Return a statistic of values, None where any of them is not defined."""
+    return None if None in values else float(of(values))

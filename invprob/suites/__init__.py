@@ -1,0 +1,1 @@
+"""Problems whose exact posterior is known, one suite a file; the folder is the registry."""

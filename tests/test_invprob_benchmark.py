@@ -1,0 +1,242 @@
+"""Exact posteriors against independent integration; the benchmark's scores, document and faults."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from typer.testing import CliRunner
+
+from invprob import registry
+from invprob.benchmark import VECTORS, benchmark, runnable
+from invprob.metrics import sliced_wasserstein
+from invprob.suites.base import Problem
+from invprob.suites.gmm import FOLDER, read_instance
+from invprob_cli.main import app
+from operators.errors import NotDifferentiable, ObservationError, UnknownName
+from priors.gaussian_mixture import GaussianMixture
+
+SMALL = replace(
+    VECTORS, width=32, blocks=1, warm_steps=20, warm_batch=64, bank=512, rtb_steps=2, paths=16,
+    twins=32,
+)  # fmt: skip
+PROMISED = {
+    "name", "sliced_wasserstein", "max_sliced_wasserstein", "mode_weight_error", "log_z",
+    "log_z_exact", "elbo", "ess", "network_evaluations", "seconds",
+}  # fmt: skip
+LOW = [
+    "bipsda/half",
+    "bipsda/one",
+    "gaussian/d2",
+    "gmm/d8_dy1_s0",
+    "gmm25to9/d2",
+    "mixture16/blind",
+]
+
+
+def problem(name: str) -> Problem:
+    suite, _, own = name.partition("/")
+    return registry.suite_class(suite)().problem(own)
+
+
+def prior_log_prob(found: Problem, x: torch.Tensor) -> torch.Tensor:
+    prior = found.prior
+    if isinstance(prior, GaussianMixture):
+        return prior.log_prob(x)
+    covariance = (prior.vectors * prior.values) @ prior.vectors.T * prior.scale**2  # type: ignore[attr-defined]
+    law = torch.distributions.MultivariateNormal(torch.zeros(len(covariance)).double(), covariance)
+    return law.log_prob(x)
+
+
+@pytest.mark.parametrize("name", registry.names("suites"))
+def test_a_suite_is_one_file_whose_problems_load(name: str) -> None:
+    cls = registry.suite_class(name)
+    assert registry.summary("suites", name) == cls.summary != ""
+    smallest = cls().problem()
+    assert smallest.name == f"{name}/{cls().names[0]}"
+    assert smallest.posterior.schedule == smallest.prior.schedule
+    assert smallest.weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_posterior_is_prior_times_likelihood_over_evidence(name: str) -> None:
+    """log p(x | y) + log Z = log p(x) + log p(y | x) at every x: density and evidence at once."""
+    found = problem(name)
+    points = [found.sample(20, seed=1), found.prior.decode(found.prior.draw(20, seed=2)).numpy()]
+    x = torch.from_numpy(np.concatenate(points)).double()
+    above = found.posterior.log_prob(x) + found.log_z
+    below = prior_log_prob(found, x) + found.likelihood.log_prob(x)
+    torch.testing.assert_close(above, below, rtol=1e-4, atol=1e-4)  # the data are float32
+
+
+@pytest.mark.parametrize("name", ["gaussian/d2", "gmm25to9/d2"])
+def test_evidence_is_the_integral(name: str) -> None:
+    """The sum on a grid finer than any mode is exact to many digits for smooth densities."""
+    found = problem(name)
+    axis = np.linspace(-14, 14, 561)
+    x = torch.from_numpy(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2))
+    log_joint = prior_log_prob(found, x) + found.likelihood.log_prob(x)
+    whole = float(log_joint.exp().sum()) * (axis[1] - axis[0]) ** 2
+    assert np.log(whole) == pytest.approx(found.log_z, abs=1e-5)
+
+
+def test_moments_agree_with_importance_sampling_from_the_prior() -> None:
+    found = problem("bipsda/one")
+    x = found.prior.decode(found.prior.draw(20000, seed=4)).double()
+    log_w = found.likelihood.log_prob(x)
+    assert float(log_w.logsumexp(0)) - np.log(20000) == pytest.approx(found.log_z, abs=0.03)
+    weights = torch.softmax(log_w, 0).numpy()
+    exact = found.sample(20000, seed=5)
+    np.testing.assert_allclose(weights @ x.numpy(), exact.mean(0), atol=0.2)  # std is 4
+    np.testing.assert_allclose(
+        (weights[:, None] * x.numpy() ** 2).sum(0), (exact**2).mean(0), rtol=0.05
+    )
+
+
+def test_reference_has_exact_mode_counts() -> None:
+    found = problem("gmm25to9/d2")
+    x = found.reference(6100, seed=0)
+    assert len(x) == 6100
+    assert found.mode_weight_error(x) == pytest.approx(0, abs=1e-3)
+    assert (found.mode_weight_error(x[:610]) or 0) > 0.5  # its first modes only
+
+
+def test_a_larger_reference_measures_the_same_distance() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(50, 3)), 1 + rng.normal(size=(50, 3))
+    assert sliced_wasserstein(a, np.repeat(b, 4, axis=0)) == pytest.approx(sliced_wasserstein(a, b))
+    assert sliced_wasserstein(a, np.repeat(a, 2, axis=0))[0] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gaussian/d16", "gmm/d8_dy4_s0", "mixture16/mix"])
+def test_the_oracle_lies_near_the_floor_and_its_weights_give_the_evidence(name: str) -> None:
+    found = benchmark(problem(name), ("oracle",), n=500)
+    (row,) = found.rows
+    floor = found.floor["floor"]
+    assert floor is not None
+    assert row["sliced_wasserstein"] < 1.6 * floor
+    assert row["log_z"] == pytest.approx(row["log_z_exact"], abs=0.15)
+    assert row["elbo"] < row["log_z_exact"]
+    assert row["residual_rms"] == pytest.approx(row["residual_rms_exact"], abs=0.1)
+
+
+def test_a_trained_policy_brackets_the_evidence_and_beats_its_start() -> None:
+    found = benchmark(problem("gaussian/d2"), ("rtb", "guided"), n=500, config=SMALL)
+    rows = {row["name"]: row for row in found.rows}
+    assert list(rows) == ["rtb", "rtb_raw", "guided"]
+    assert rows["rtb"]["elbo"] <= rows["rtb"]["log_z_exact"] <= rows["rtb"]["eubo"]
+    assert rows["rtb"]["log_z"] == pytest.approx(rows["rtb"]["log_z_exact"], abs=0.1)
+    assert rows["rtb"]["sliced_wasserstein"] < 2 * (found.floor["floor"] or 0)
+    assert rows["rtb"]["elbo"] == rows["rtb_raw"]["elbo"]
+    assert rows["rtb"]["mode_weight_error"] is None  # one mode
+
+
+def test_chain_evidence_is_within_the_chains_error() -> None:
+    for name in ("d2", "d16"):
+        found = problem(f"gaussian/{name}")
+        assert found.log_z_chain == pytest.approx(found.log_z, abs=0.02)
+        assert found.log_z_chain != found.log_z
+
+
+def test_methods_that_cannot_run_are_left_out_or_refused() -> None:
+    toy = problem("gmm25to9/d2")
+    assert "rtb" not in runnable(toy)
+    assert {"oracle", "dps"} <= set(runnable(toy))
+    assert {"rtb", "guided", "oracle", "dps"} <= set(runnable(problem("gaussian/d2")))
+    with pytest.raises(NotDifferentiable, match="linear"):
+        benchmark(toy, ("rtb",))
+    with pytest.raises(UnknownName, match="oracle"):
+        benchmark(toy, ("orcale",))
+
+
+def run(command: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [*command.split(), "--threads", "1"])
+    assert result.exit_code == code, (result.output, result.exception)
+    return result.stdout if code == 0 else result.stderr
+
+
+def test_command_prints_the_promised_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "benchmark --suite gaussian --n 60 --seeds 2 --methods oracle,dps:steps=10"
+    facts = json.loads(run(f"{command} --json"), parse_constant=pytest.fail)
+    assert facts["suite"] == "gaussian"
+    assert facts["problem"] == "d2"
+    assert facts["floor"] > 0
+    assert [row["name"] for row in facts["methods"]] == ["oracle", "dps:steps=10"]
+    assert all(set(row) >= PROMISED | {"verdict", "spread"} for row in facts["methods"])
+    assert facts["methods"][0]["network_evaluations"] == 100
+    assert facts["methods"][1]["network_evaluations"] == 10
+    assert json.loads(Path("benchmark-gaussian-d2/benchmark.json").read_text()) == facts
+    assert Path("benchmark-gaussian-d2/figures/benchmark.png").stat().st_size > 1000
+
+
+def test_command_runs_on_an_instance_file(tmp_path: Path) -> None:
+    file = FOLDER / "d8_dy1_s0.h5"
+    shown = run(f"benchmark --instance {file} --methods oracle --n 40 --out {tmp_path}/shown")
+    assert "closest to the exact posterior: oracle" in shown
+    assert f"next: invprob benchmark --instance {file}" in shown
+    facts = json.loads((tmp_path / "shown" / "benchmark.json").read_text())
+    assert facts["instance"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": None}, "no /weights"),
+        ({"data": np.array([np.nan])}, "/data is not finite"),
+        ({"data": np.zeros(3)}, "matching shapes"),
+        ({"operator": np.zeros((1, 7))}, "matching shapes"),
+        ({"means": np.zeros(8)}, "needed 2 dimensions"),
+        ({"noise_sigma": 0.0}, "must be positive"),
+        ({"weights": -np.ones(25)}, "weights must be >= 0"),
+        ({"means": h5py.ExternalLink("other.h5", "/means")}, "refused"),
+    ],
+)
+def test_malformed_instances_are_refused(tmp_path: Path, change: dict, said: str) -> None:
+    path = tmp_path / "bad.h5"
+    with h5py.File(FOLDER / "d8_dy1_s0.h5") as good, h5py.File(path, "w") as bad:
+        for key in good:
+            value = change.get(key, good[key][()])
+            if value is not None:
+                bad[key] = value
+    with pytest.raises(ObservationError, match=said):
+        read_instance(path)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--suite gmmm", 2, "did you mean 'gmm'"),
+        ("--suite gmm --problem d8_dy3", 2, "no problem named 'd8_dy3'; did you mean"),
+        ("--suite gmm25to9 --methods rtb", 2, "rtb needs a linear operator"),
+        ("--methods copiant", 2, "did you mean 'copaint'"),
+        ("--instance nowhere.h5", 3, "no file 'nowhere.h5'"),
+        ("--instance a.h5 --suite gmm", 2, "not both"),
+        ("--set rtb_stepz=3", 2, "did you mean 'rtb_steps'"),
+    ],
+)
+def test_faults_are_one_line(tmp_path: Path, command: str, code: int, said: str) -> None:
+    shown = run(f"benchmark {command} --out {tmp_path}", code)
+    assert said in " ".join(shown.split())
+
+
+def test_the_given_instance_is_read() -> None:
+    file = Path(__file__).parents[2] / "shared" / "data" / "gmm_example_d8_dy4.h5"
+    if not file.exists():
+        pytest.skip("needs the stored instance gmm_example_d8_dy4.h5")
+    with h5py.File(file) as stored:
+        fields = ("means", "weights", "operator", "noise_sigma", "data")
+        means, weights, matrix, sigma, y = (stored[key][()].astype(float) for key in fields)
+    rng = np.random.default_rng(0)
+    x = means[rng.choice(25, 400000, p=weights / weights.sum())] + rng.normal(size=(400000, 8))
+    log_w = norm.logpdf(y, x @ matrix.T, sigma).sum(1)
+    log_z = np.logaddexp.reduce(log_w) - np.log(len(log_w))
+    assert read_instance(file).log_z == pytest.approx(log_z, abs=0.05)
