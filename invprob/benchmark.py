@@ -25,10 +25,10 @@ import torch
 from invprob import registry
 from invprob.certificate import Certificate, Twins, certify
 from invprob.comparison import Result, measured, parse, refuse_mismatch
+from invprob.draws import Draws
 from invprob.likelihood import Likelihood
 from invprob.metrics import Array, sliced_wasserstein
 from invprob.policy import Policy
-from invprob.posterior import Draws
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.suites.base import Problem
 from invprob.trajectory import Propose

@@ -11,10 +11,11 @@ from typing import Any, get_type_hints
 from invprob import registry
 from invprob.baselines.base import Baseline
 from invprob.certificate import Certificate, certify
+from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth
 from invprob.observation import Observation
-from invprob.posterior import Draws, Posterior, bind, draw, resolve_prior
+from invprob.posterior import Posterior, bind, resolve_prior
 from invprob.rtb import Progress
 from invprob.trajectory import Propose
 from operators.base import ForwardOperator, LinearOperator

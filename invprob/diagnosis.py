@@ -22,9 +22,10 @@ from torch import Tensor
 
 from invprob.calibration import Calibration, Check, calibrate
 from invprob.certificate import CHI2_SIGMAS
+from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
-from invprob.posterior import Draws, Posterior, draw
+from invprob.posterior import Posterior
 from invprob.ranks import Pair
 from invprob.rtb import Progress
 from invprob.summaries import Summary, summarise

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from invprob.benchmark import Benchmark
     from invprob.calibration import Calibration
     from invprob.comparison import Result
+    from invprob.draws import Draws
     from invprob.observation import Observation
-    from invprob.posterior import Draws
 
 SHOWN = 1000  # samples of each method in a scatter
 

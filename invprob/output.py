@@ -18,8 +18,8 @@ import numpy as np
 
 from invprob import obs_file
 from invprob.certificate import Certificate
+from invprob.draws import Draws
 from invprob.observation import Observation
-from invprob.posterior import Draws
 
 VERSION = 1
 

@@ -10,9 +10,9 @@ import torch
 
 from invprob import registry
 from invprob.comparison import Result, compare, counting, parse, refuse_mismatch
+from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
-from invprob.posterior import draw
 from operators.base import ForwardOperator
 from operators.blur import Blur
 from operators.denoising import Denoising

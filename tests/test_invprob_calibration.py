@@ -13,10 +13,10 @@ from scipy.stats import binom
 from invprob import Observation, Posterior, diagnose, figures, registry
 from invprob.calibration import Calibration, calibrate, coverage, distances, interval
 from invprob.diagnosis import neighbours, simulated
+from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import coverage as marginal_coverage
 from invprob.policy import Policy
-from invprob.posterior import draw
 from invprob.ranks import Pair, band, ecdf, exchanged, rank
 from invprob.summaries import half_light_radius, summarise
 from operators.denoising import Denoising

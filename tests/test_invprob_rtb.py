@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
 from invprob.certificate import Twins, certify
+from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
-from invprob.posterior import Draws, draw
 from invprob.rtb import TrainConfig, Trainer, add_gradient
 from invprob.suites.base import Problem, linear_problem
 from invprob.suites.gaussian import chain_covariance
