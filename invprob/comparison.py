@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_type_hints
 
+from torch import Tensor
+
 from invprob import registry
 from invprob.baselines.base import Baseline
 from invprob.certificate import Certificate, certify
@@ -22,7 +24,7 @@ from operators.base import ForwardOperator, LinearOperator
 from operators.errors import NotDifferentiable, UnknownName
 from priors.base import Prior
 
-LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A(x), its adjoint and its solves all call
+LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A x, its adjoint and its solves all call
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,10 @@ def measured(
 
 @contextmanager
 def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
-    """Count evaluations of the denoiser and of A or its adjoint, per item, inside the block."""
+    """Count evaluations of the denoiser and of A or its adjoint, per item, inside the block.
+
+    Where A is not linear, products with its derivative or the transpose of that count as A does.
+    """
     count = Count()
 
     def counted(function: Callable[..., Any], attribute: str) -> Callable[..., Any]:
@@ -190,14 +195,28 @@ def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
 
         return call
 
-    hooks: list[tuple[Any, str]] = [(prior, "denoise")]
-    linear = isinstance(operator, LinearOperator)
-    hooks += [(operator, name) for name in (LINEAR_STEPS if linear else ("_forward",))]
+    def shadow(owner: Any, name: str, attribute: str) -> None:
+        # an instance's attribute shadows its class's method; operators are frozen
+        object.__setattr__(owner, name, counted(getattr(owner, name), attribute))
+
+    linearise = operator.linearise
+
+    def linearised(x: Tensor) -> tuple[Tensor, LinearOperator]:
+        mean, jacobian = linearise(x)
+        for name in LINEAR_STEPS:
+            shadow(jacobian, name, "operator")
+        return mean, jacobian
+
     try:
-        for owner, name in hooks:  # instance attributes shadow the methods; operators are frozen
-            attribute = "network" if owner is prior else "operator"
-            object.__setattr__(owner, name, counted(getattr(owner, name), attribute))
+        shadow(prior, "denoise", "network")
+        if isinstance(operator, LinearOperator):
+            for name in LINEAR_STEPS:
+                shadow(operator, name, "operator")
+        else:
+            shadow(operator, "_forward", "operator")
+            object.__setattr__(operator, "linearise", linearised)
         yield count
     finally:
-        for owner, name in hooks:
-            object.__delattr__(owner, name)
+        for owner in (prior, operator):
+            for name in ("denoise", "linearise", "_forward", *LINEAR_STEPS):
+                vars(owner).pop(name, None)

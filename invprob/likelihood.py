@@ -5,6 +5,11 @@ Guidance is the proximal shift of a clean estimate x whose error is N(0, R):
     delta = argmin_u [ -log p(y | u) + (u - x)^T R^-1 (u - x) / 2 ] - x
           = R A^T (A R A^T + Sigma)^-1 (y - A x)                       (linear A, Gaussian noise)
 
+For other operators it is reached by Gauss-Newton steps: A is linearised about the last iterate,
+A(u) + J (u' - u), and the next one is the closed form for that,
+
+    delta' = R J^T (J R J^T + Sigma)^-1 (y - A(x + delta) + J delta)
+
 (Boys et al. 2023, arXiv 2310.06721, eq. 10; Song et al. 2023, "Pseudoinverse-guided diffusion").
 """
 
@@ -16,11 +21,15 @@ import torch
 from torch import Tensor
 
 from operators.base import Covariance, ForwardOperator, LinearOperator
-from operators.errors import NotDifferentiable
 from operators.noise import Gaussian
 
 CG_ITERATIONS = 30  # at most, for one shift: a truncated solve is a policy too, and never a bias
 CG_TOLERANCE = 1e-2  # relative residual at which the shift's linear solve stops
+GN_STEPS = 4  # Gauss-Newton steps for operators that are not linear
+GN_CG_ITERATIONS = 8  # at most, in each of them
+GN_CG_TOLERANCE = 1e-4
+GN_GAIN = 0.01  # nats: an item whose objective changes by less is done
+GN_HALVINGS = 4  # at most, of a step that raises the objective; then the item stays where it is
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,42 +54,96 @@ class Likelihood:
 
     def chi2(self, x: Tensor) -> Tensor:
         """Return the squared whitened residual per unmasked pixel, (B,) float64."""
-        squares = self.whitened(x).flatten(1).double().square().sum(1)
-        return squares / self.noise.count(self.operator.y_shape)
+        return self._squares(x) / self.noise.count(self.operator.y_shape)
 
     def score(self, x: Tensor) -> Tensor:
         """Return the gradient of log p(y | x) in x, (B, *x_shape)."""
-        if isinstance(self.operator, LinearOperator):
-            mean = self.operator(x)
-            return self.operator.adjoint(self.noise.score(self.y.expand_as(mean), mean))
-        if not self.operator.differentiable:
-            raise NotDifferentiable(
-                f"{type(self.operator).__name__} has no gradient, and this method needs one: "
-                "use a method that only evaluates the operator"
-            )
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.log_prob(leaf).sum(), leaf)
-        return gradient
+        mean, jacobian = self.operator.linearise(x)
+        return jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
 
     def shift(self, x: Tensor, covariance: float | Covariance) -> tuple[Tensor, Tensor]:
         """Return the proximal shift of x whose error covariance is R, or r2 I, and its potential.
 
-        The shift delta is (B, *x_shape). The potential (B,) float64 is log p(y | x) with the error
-        of x integrated out, up to a constant: -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2.
+        The shift delta is (B, *x_shape). The potential (B,) float64 is minus the least value of
+        the objective, up to a constant: log p(y | x) with the error of x integrated out, exactly
+        -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2 for linear operators, else by Laplace.
+        Raises NotDifferentiable where the operator has no gradient.
         """
-        if not isinstance(self.operator, LinearOperator):
-            raise NotDifferentiable(
-                f"{type(self.operator).__name__} is not linear, and guidance needs a linear "
-                "operator: compare with baselines that only need its gradient (dps, copaint)"
-            )
-        residual = self.y - self.operator(x)
-        solved = self.operator.solve(
-            covariance, self.noise, residual, iterations=CG_ITERATIONS, tolerance=CG_TOLERANCE
+        if not self.operator.linear:
+            return self._gauss_newton(x, covariance)
+        mean, operator = self.operator.linearise(x)
+        residual = self.y - mean
+        solved, _, delta = self._proximal(
+            operator, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
         )
-        back = self.operator.adjoint(solved)
-        shift = covariance(back) if callable(covariance) else covariance * back
-        return shift, -(residual * solved).flatten(1).double().sum(1) / 2
+        return delta, -(residual * solved).flatten(1).double().sum(1) / 2
+
+    def _gauss_newton(self, x: Tensor, covariance: float | Covariance) -> tuple[Tensor, Tensor]:
+        """Return the shift and potential of an operator that is not linear.
+
+        R may be singular and R^-1 is never applied: every iterate is delta = R w, so that
+        delta^T R^-1 delta = w^T delta. Steps are halved per item, and none raises the objective.
+        A solve begins at the last one's answer: few iterations from zero would stall far off.
+        """
+        delta = pull = torch.zeros_like(x)
+        value = self._objective(x, delta, pull)
+        active = torch.ones_like(value, dtype=torch.bool)
+        column = (-1, *[1] * (x.ndim - 1))
+        solved: Tensor | None = None  # of the step before: where the next solve begins
+        for _ in range(GN_STEPS):
+            mean, jacobian = self.operator.linearise(x + delta)
+            residual = self.y - mean + jacobian(delta)
+            solved, toward, goal = self._proximal(
+                jacobian, covariance, residual, GN_CG_ITERATIONS, GN_CG_TOLERANCE, solved
+            )
+            share = active.to(x.dtype)
+            for _ in range(GN_HALVINGS + 1):
+                step = share.view(column)
+                trial = delta + step * (goal - delta), pull + step * (toward - pull)
+                found = self._objective(x, *trial)
+                worse = ~(found <= value + GN_GAIN)
+                if not worse.any():
+                    break
+                share = torch.where(worse, share / 2, share)
+            better = (found < value).view(column)
+            active = active & ~((value - found).abs() <= GN_GAIN)
+            delta, pull = (
+                torch.where(better, new, old) for new, old in zip(trial, (delta, pull), strict=True)
+            )
+            value = torch.where(found < value, found, value)
+            if not active.any():
+                break
+        return delta, -value
+
+    def _proximal(
+        self,
+        jacobian: LinearOperator,
+        covariance: float | Covariance,
+        residual: Tensor,
+        iterations: int,
+        tolerance: float,
+        start: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return v = (J R J^T + Sigma)^-1 residual, w = J^T v and the shift R w."""
+        solved = jacobian.solve(
+            covariance,
+            self.noise,
+            residual,
+            iterations=iterations,
+            tolerance=tolerance,
+            start=start,
+        )
+        pull = jacobian.adjoint(solved)
+        return solved, pull, covariance(pull) if callable(covariance) else covariance * pull
+
+    def _objective(self, x: Tensor, delta: Tensor, pull: Tensor) -> Tensor:
+        """Return the proximal objective at x + delta, delta = R pull, less a constant, (B,)."""
+        distance = (delta.double() * pull.double()).flatten(1).sum(1)
+        return (self._squares(x + delta) + distance) / 2
+
+    def _squares(self, x: Tensor) -> Tensor:
+        """Return |(y - A x) / sigma|^2 over the unmasked pixels, (B,) float64."""
+        return self.whitened(x).flatten(1).double().square().sum(1)
 
     def repeat(self, times: int) -> Likelihood:
         """Return the likelihood of every observation `times` in a row, (M * times, *y_shape)."""

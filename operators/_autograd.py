@@ -58,21 +58,25 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def forward(v: Tensor, operator: LinearOperator, *arguments: Any) -> Tensor:
-        r2, noise, iterations, tolerance = arguments
-        return operator._solve(r2, noise, v, iterations, tolerance)
+        r2, noise, iterations, tolerance, start = arguments
+        return operator._solve(r2, noise, v, iterations, tolerance, start)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.operator, *ctx.arguments = inputs
+        _, ctx.operator, *ctx.arguments, _ = inputs
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        solved = apply_solve(gradients[0], ctx.operator, *ctx.arguments)
-        return solved, None, None, None, None, None
+        # the start was a guess for v, not for its gradient
+        solved = apply_solve(gradients[0], ctx.operator, *ctx.arguments, None)
+        return solved, None, None, None, None, None, None
 
 
 def apply_solve(v: Tensor, operator: LinearOperator, *arguments: Any) -> Tensor:
-    """`operator._solve` of v, arguments (r2, noise, iterations, tolerance); differentiable in v."""
+    """`operator._solve` of v, differentiable in v.
+
+    arguments: r2, noise, iterations, tolerance, start.
+    """
     # torch leaves apply untyped
     result: Tensor = _Solve.apply(v, operator, *arguments)  # type: ignore[no-untyped-call]
     return result

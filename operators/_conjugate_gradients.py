@@ -18,18 +18,24 @@ LIMIT = 500
 
 
 def conjugate_gradients(
-    product: Callable[[Tensor], Tensor], b: Tensor, iterations: int | None, tolerance: float
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    iterations: int | None,
+    tolerance: float,
+    start: Tensor | None = None,
 ) -> Tensor:
     """x `(B, *shape)` with norm(M x_i - b_i) <= tolerance * norm(b_i) for every item i.
 
     product: the map p -> M p, `(B, *shape)` to `(B, *shape)`.
     iterations: at most; None: `LIMIT`, with a `RuntimeWarning` where that was not enough.
+    start: the first iterate; None: zero.
     An item that has not converged returns its last iterate; one that is not finite returns NaN.
     """
-    x = torch.zeros_like(b)
-    residual, direction = b, b
+    x = torch.zeros_like(b) if start is None else start
+    residual = b if start is None else b - product(start)
+    direction = residual
     size = _dot(residual, residual)
-    goal = tolerance**2 * size
+    goal = tolerance**2 * _dot(b, b)
     x = torch.where(torch.isfinite(size), x, torch.nan)
     active = size > goal
     for _ in range(LIMIT if iterations is None else iterations):

@@ -9,6 +9,9 @@ An operator is a frozen dataclass of physical parameters. Calling it maps a batc
 the matrix of Gaussian guidance (Song et al. 2023, "Pseudoinverse-guided diffusion models for
 inverse problems", ICLR; Boys et al. 2023, arXiv:2310.06721). The second form is exact with masks:
 W is zero there.
+
+`linearise` gives any differentiable operator near x as A(x) and a linear operator J = dA/dx, so
+that what is written for linear operators serves all.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from operators._autograd import apply_linear, apply_solve
 from operators._conjugate_gradients import conjugate_gradients
-from operators.errors import ObservationError, UnknownName
+from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from operators.noise import Gaussian
 
 __all__ = ["SVD", "Covariance", "ForwardOperator", "LinearOperator"]
@@ -73,6 +76,21 @@ class ForwardOperator(ABC):
         Half precision is computed in float32. Raises `ObservationError` on another shape or dtype.
         """
         return self._run(self._forward, x, self.x_shape, "x")
+
+    def linearise(self, x: Tensor) -> tuple[Tensor, LinearOperator]:
+        """A(x), `(B, *y_shape)`, and J = dA/dx, which acts on batches of B; detached from x.
+
+        Raises `NotDifferentiable` where the operator has no gradient.
+        """
+        from operators._jacobian import Jacobian  # here: it builds on this module
+
+        if not self.differentiable:
+            raise NotDifferentiable(
+                f"{type(self).__name__} has no gradient, and this method needs one: "
+                "use a method that only evaluates the operator"
+            )
+        jacobian = Jacobian(self, x)
+        return jacobian.mean, jacobian
 
     def config(self) -> dict[str, Any]:
         """The dataclass fields as JSON-able values or numpy arrays; `from_config` inverts it."""
@@ -161,6 +179,10 @@ class LinearOperator(ForwardOperator):
     def _apply_adjoint(self, y: Tensor) -> Tensor:
         """A^T y, `(B, *y_shape)` to `(B, *x_shape)`, float32 or float64."""
 
+    def linearise(self, x: Tensor) -> tuple[Tensor, LinearOperator]:
+        """A x, `(B, *y_shape)`, and this operator, which is its own derivative."""
+        return self(x), self
+
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, `(B, *x_shape)`, for y `(B, *y_shape)`; differentiable to any order."""
         return self._run(lambda a: apply_linear(a, self, True), y, self.y_shape, "y")
@@ -173,6 +195,7 @@ class LinearOperator(ForwardOperator):
         *,
         iterations: int | None = None,
         tolerance: float = 1e-6,
+        start: Tensor | None = None,
     ) -> Tensor:
         """(r2 A A^T + Sigma)^-1 v, `(B, *y_shape)`; zero at the pixels that `noise` masks.
 
@@ -182,13 +205,14 @@ class LinearOperator(ForwardOperator):
         system, for operators and noise without a closed form (which ignores both). An item that
         has not converged returns its last iterate: with a `RuntimeWarning` after the default
         limit, without one after a limit that the caller chose.
+        start: a guess of the solution `(B, *y_shape)`, where conjugate gradients begin.
         Differentiable in v (to any order), not in r2: gradients treat it as a constant.
         """
         noise.count(self.y_shape)
         if callable(r2):
             covariance = r2
             return self._run(
-                lambda a: apply_solve(a, self, covariance, noise, iterations, tolerance),
+                lambda a: apply_solve(a, self, covariance, noise, iterations, tolerance, start),
                 v,
                 self.y_shape,
                 "v",
@@ -204,7 +228,7 @@ class LinearOperator(ForwardOperator):
 
         def solution(a: Tensor) -> Tensor:
             r2_here = column.to(dtype=a.dtype, device=a.device)
-            return apply_solve(a, self, r2_here, noise, iterations, tolerance)
+            return apply_solve(a, self, r2_here, noise, iterations, tolerance, start)
 
         return self._run(solution, v, self.y_shape, "v")
 
@@ -229,6 +253,7 @@ class LinearOperator(ForwardOperator):
         v: Tensor,
         iterations: int | None,
         tolerance: float,
+        start: Tensor | None = None,
     ) -> Tensor:
         direct = self._solve_directly(r2, noise, v) if isinstance(r2, Tensor) else None
         if direct is not None:
@@ -241,7 +266,9 @@ class LinearOperator(ForwardOperator):
             return p + root * self._apply(spread)
 
         whitened = torch.where(root > 0, root * v, 0.0)
-        return root * conjugate_gradients(product, whitened, iterations, tolerance)
+        if start is not None:
+            start = torch.where(root > 0, start / root, 0.0)
+        return root * conjugate_gradients(product, whitened, iterations, tolerance, start)
 
 
 def _fields(cls: Any) -> list[dataclasses.Field[Any]]:

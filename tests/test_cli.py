@@ -314,3 +314,28 @@ def test_settings_reach_into_lists_and_leave_the_original() -> None:
     for wrong in ("lens.1.q=1", "lens.0.p=1", "size.x=1", "nothing"):
         with pytest.raises(UnknownName):
             options.override(config, [wrong])
+
+
+def test_an_operator_that_is_not_linear_goes_the_whole_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(panels, "DPI", 20)
+    made = "--prior random_field --size 12 --out obs.h5"
+    facts = document(f"simulate --operator phase_retrieval {made}")
+    assert facts["y_shape"] == [24, 24]
+    brief = f"{SMALL} --steps 4 --warm-steps 1 --rtb-steps 1 --set certified=4 --set twins=2"
+    invoke(f"train --operator phase_retrieval --obs obs.h5 {brief}")
+    assert document("sample --n 4")["certificate"]["elbo"] is not None
+    rtb, dps = document("compare --baselines dps:steps=6 --n 4")["methods"]
+    # RTB's products with the derivative count too; DPS evaluates A alone
+    assert rtb["operator_evaluations"] > 10 * rtb["network_evaluations"]
+    assert dps["operator_evaluations"] < 3 * dps["network_evaluations"]
+
+    Path("opaque.py").write_text(
+        "from operators.phase_retrieval import PhaseRetrieval\n"
+        "class Opaque(PhaseRetrieval):\n    differentiable = False\n"
+    )
+    invoke(f"simulate --operator opaque.py:Opaque {made}")
+    refused = invoke(f"train --operator opaque.py:Opaque --obs obs.h5 {brief}", 2)
+    assert "Opaque has no gradient" in refused.stderr

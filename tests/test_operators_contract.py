@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from operators.inpainting import Inpainting
 from operators.lensing import EPL, SIE, SIS, Lensing, Shear
 from operators.linear import Linear
 from operators.noise import Gaussian
+from operators.phase_retrieval import PhaseRetrieval
 
 RNG = np.random.default_rng(5)
 KERNEL = RNG.random((3, 5))
@@ -53,6 +55,7 @@ INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
         lambda: Lensing(LENS, **SMALL, source_pixel_scale=0.1, psf=KERNEL),  # type: ignore[arg-type]
         lambda: Lensing((SIS(0.4),), (8, 8), 0.15, (6, 6), 0.1, None, 3),
     ],
+    "phase_retrieval": [lambda: PhaseRetrieval((6, 5)), lambda: PhaseRetrieval((4, 7), 1.3)],
 }
 BAD: dict[str, list[dict[str, Any]]] = {
     "denoising": [{"shape": (0, 3)}, {"shape": 3}, {"shape": (2.5,)}],
@@ -88,6 +91,12 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"lens": LENS, "image_shape": (8,)},
         {"lens": LENS, "psf": np.ones((4, 3))},
         {"lens": LENS, "psf": np.full((3, 3), math.nan)},
+    ],
+    "phase_retrieval": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "oversampling": 0.9},
+        {"shape": (4, 4), "oversampling": math.nan},
+        {"shape": (4, 4), "oversampling": 100},
     ],
 }
 
@@ -169,6 +178,20 @@ def test_gradients(make: Callable[[], ForwardOperator]) -> None:
         torch.testing.assert_close(mapped[1], 2 * a(x))
         _, tangent = torch.func.jvp(a, (x,), (x,))
         torch.testing.assert_close(tangent, a(x))
+
+
+@every_operator
+def test_linearise_is_the_first_order_expansion(make: Callable[[], ForwardOperator]) -> None:
+    a = make()
+    x, e = draw(a.x_shape, 3), draw(a.x_shape, 3, seed=1)
+    mean, jacobian = a.linearise(x)
+    torch.testing.assert_close(mean, a(x), rtol=0, atol=0)
+    assert not mean.requires_grad
+    tiny = 1e-6
+    slope = (a(x + tiny * e) - a(x - tiny * e)) / (2 * tiny)
+    torch.testing.assert_close(jacobian(e), slope, rtol=1e-6, atol=1e-7)
+    assert_adjoint(jacobian)
+    assert (jacobian.x_shape, jacobian.y_shape) == (a.x_shape, a.y_shape)
 
 
 @every_operator
@@ -387,6 +410,34 @@ def test_blur_is_a_convolution_not_a_correlation(border: str) -> None:
     torch.testing.assert_close(y, x.roll(1, dims=2), rtol=0, atol=1e-6)
 
 
+def test_phase_retrieval_is_blind_to_shift_reflection_and_sign() -> None:
+    a = PhaseRetrieval((8, 6))
+    x = draw((8, 6), 1)
+    x[:, -1], x[:, :, -1] = 0.0, 0.0  # room to shift without wrapping
+    y = a(x)
+    for same in (-x, x.flip(1, 2), x.roll((1, 1), (1, 2))):
+        torch.testing.assert_close(a(same), y)
+    torch.testing.assert_close(y.square().sum(), x.square().sum())
+    assert float(y[0, 8, 6]) == pytest.approx(abs(float(x.sum())) / math.sqrt(16 * 12))
+    # twice oversampled magnitudes are the transform of the linear autocorrelation
+    image = x[0].numpy()
+    full = scipy.signal.correlate2d(image, image)
+    power = np.abs(np.fft.fftshift(np.fft.fft2(full, (16, 12)))) / (16 * 12)
+    np.testing.assert_allclose(y[0].square().numpy(), power, atol=1e-12)
+
+
+def test_phase_retrieval_has_a_gradient_at_zero() -> None:
+    a = PhaseRetrieval((4, 3))
+    x = torch.zeros(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(a(x).sum(), x, create_graph=True)
+    assert (gradient == 0).all()
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    assert second.isfinite().all()
+    _, jacobian = a.linearise(x)
+    assert (jacobian(draw((4, 3), 2)) == 0).all()
+    assert (jacobian.adjoint(draw((8, 6), 2)) == 0).all()
+
+
 def test_unconverged_conjugate_gradients_warn() -> None:
     matrix = torch.diag(torch.logspace(0, 16, 600, dtype=torch.float64))
     b = torch.ones(2, 600, dtype=torch.float64)
@@ -412,6 +463,21 @@ def test_solve_takes_any_covariance() -> None:
     exact = torch.linalg.solve(a @ spread @ a.T + torch.diag(1 / noise.precision), v.T).T
     found = operator.solve(lambda u: u @ spread, noise, v, tolerance=1e-12)
     torch.testing.assert_close(found, exact)
+
+
+def test_a_start_of_conjugate_gradients_is_continued() -> None:
+    matrix = torch.diag(torch.logspace(0, 3, 30, dtype=torch.float64))
+    b = draw((30,), 2)
+    for guess in (draw((30,), 2, seed=1), torch.zeros(2, 30, dtype=torch.float64)):
+        found = conjugate_gradients(lambda p: p @ matrix, b, None, 1e-12, guess)
+        torch.testing.assert_close(found @ matrix, b)
+    done = b @ matrix.inverse()
+    assert torch.equal(conjugate_gradients(lambda p: p @ matrix, b, 5, 1e-12, done), done)
+    operator, noise = Blur((5, 4), border="zero"), Gaussian(0.1)
+    v = draw(operator.y_shape, 2)
+    exact = operator.solve(0.5, noise, v, tolerance=1e-12)
+    kept = operator.solve(0.5, noise, v, iterations=0, start=exact)
+    torch.testing.assert_close(kept, exact)
 
 
 @pytest.mark.parametrize("r2", [-1.0, math.nan, torch.ones(3)])

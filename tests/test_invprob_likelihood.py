@@ -1,0 +1,206 @@
+"""The proximal shift of operators that are not linear, and posteriors guided by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Self
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.stats import multivariate_normal
+from torch import Tensor
+
+from invprob import likelihood as module
+from invprob.certificate import certify
+from invprob.likelihood import Likelihood
+from invprob.posterior import draw
+from invprob.rtb import TrainConfig, Trainer
+from operators.base import Covariance, ForwardOperator
+from operators.errors import NotDifferentiable
+from operators.linear import Linear
+from operators.noise import Gaussian
+from operators.phase_retrieval import PhaseRetrieval
+from priors.gaussian import Gaussian as GaussianPrior
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise(ForwardOperator):
+    """y = f(B x)."""
+
+    matrix: Array
+    function: Callable[[Tensor], Tensor]
+
+    @classmethod
+    def default(cls, x_shape: tuple[int, ...]) -> Self:
+        return cls(np.eye(*x_shape), torch.tanh)
+
+    @property
+    def x_shape(self) -> tuple[int, ...]:
+        return self.matrix.shape[1:]
+
+    @property
+    def y_shape(self) -> tuple[int, ...]:
+        return tuple(self(torch.zeros(1, *self.x_shape)).shape[1:])
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.function(x @ torch.from_numpy(self.matrix).to(x).T)
+
+
+def product(a: Tensor) -> Tensor:
+    """Return a_0 a_1 of a (B, 2), as (B, 1)."""
+    return a.prod(1, keepdim=True)
+
+
+def spread(d: int, seed: int = 1) -> tuple[Array, Covariance]:
+    """Return a covariance matrix (d, d) and the map u -> R u."""
+    root = np.random.default_rng(seed).normal(size=(d, d))
+    matrix = root @ root.T / d
+    return matrix, lambda u: u @ torch.from_numpy(matrix).to(u)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("covariance", [0.7, spread(6)[1]], ids=["number", "map"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_linear_operator_taken_as_any_other_has_the_closed_form(
+    monkeypatch: pytest.MonkeyPatch, covariance: float | Covariance, masked: bool
+) -> None:
+    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "GN_GAIN", 1e-9)
+    matrix = np.random.default_rng(0).normal(size=(4, 6))
+    mask = torch.tensor([False, True, False, False]) if masked else None
+    noise = Gaussian(torch.tensor([0.2, 0.5, 1.0, 0.3]), mask)
+    y, x = normal(3, 4), normal(3, 6, seed=1)
+    exact, potential = Likelihood(Linear(matrix), noise, y).shift(x, covariance)
+    found, value = Likelihood(Pointwise(matrix, lambda a: a), noise, y).shift(x, covariance)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(value, potential, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [torch.square, torch.tanh, torch.sin])
+def test_gauss_newton_descends_to_the_minimum(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor]
+) -> None:
+    d = 5
+    matrix, (covariance, apply) = np.random.default_rng(0).normal(size=(4, d)) / 2, spread(d)
+    precision, sigma = np.linalg.inv(covariance), 0.2
+    operator, x = Pointwise(matrix, function), normal(3, d)
+    y = operator(x + 0.3 * normal(3, d, seed=4)) + sigma * normal(3, 4, seed=2)
+    likelihood = Likelihood(operator, Gaussian(sigma), y)
+    monkeypatch.setattr(module, "GN_GAIN", 1e-9)
+    values = []
+    for steps in (0, 1, 2, 4, 12):
+        monkeypatch.setattr(module, "GN_STEPS", steps)
+        delta, potential = likelihood.shift(x, apply)
+        values.append(-potential)
+    assert all((b <= a).all() for a, b in pairwise(values))
+    assert (values[3] - values[-1] < 0.01).all(), "the default number of steps is enough here"
+
+    for i in range(3):
+
+        def objective(u: Array, i: int = i) -> tuple[float, Array]:
+            leaf = torch.from_numpy(u).requires_grad_()
+            step = leaf - x[i]
+            misfit = ((y[i] - operator(leaf[None])[0]) / sigma).square().sum()
+            value = (misfit + step @ torch.from_numpy(precision) @ step) / 2
+            (gradient,) = torch.autograd.grad(value, leaf)
+            return value.item(), gradient.numpy()
+
+        start = x[i] + delta[i]  # the objective may have other minima
+        known: Any = minimize(objective, start.numpy(), jac=True, options={"gtol": 1e-9})
+        assert float(values[-1][i]) == pytest.approx(known.fun, rel=1e-6)
+        torch.testing.assert_close(start, torch.from_numpy(known.x), rtol=1e-3, atol=1e-3)
+
+
+def test_score_is_the_gradient() -> None:
+    likelihood = Likelihood(PhaseRetrieval((4, 5)), Gaussian(0.3), normal(1, 8, 10).abs())
+    x = normal(2, 4, 5, seed=3)
+    for step in (normal(2, 4, 5, seed=4), normal(2, 4, 5, seed=5)):
+        up, down = (likelihood.log_prob(x + h * step) for h in (1e-5, -1e-5))
+        slope = (likelihood.score(x) * step).flatten(1).sum(1)
+        torch.testing.assert_close((up - down) / 2e-5, slope, rtol=1e-6, atol=1e-6)
+
+
+def test_shift_of_an_item_does_not_depend_on_its_batch_mates() -> None:
+    """One item needs no halving, another several, a third has data that are NaN."""
+    operator, x = PhaseRetrieval((6, 5)), normal(4, 6, 5)
+    x[1] *= 1e-3
+    y = operator(normal(4, 6, 5, seed=1))
+    y[2] = torch.nan
+    likelihood = Likelihood(operator, Gaussian(0.02), y)
+    together, potential = likelihood.shift(x, 0.5)
+    for i in (0, 1, 3):
+        alone, value = replace(likelihood, y=y[i : i + 1]).shift(x[i : i + 1], 0.5)
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(potential[i], value[0])
+    assert potential[2].isnan(), "broken data must show"
+
+
+def test_an_operator_without_gradient_is_refused() -> None:
+    class Opaque(Pointwise):
+        differentiable = False
+
+    likelihood = Likelihood(Opaque.default((3, 3)), Gaussian(1.0), torch.zeros(1, 3))
+    for method in (likelihood.score, lambda x: likelihood.shift(x, 1.0)):
+        with pytest.raises(NotDifferentiable, match="Opaque has no gradient"):
+            method(torch.zeros(1, 3))
+
+
+def quadrature(
+    mean: Array, operator: ForwardOperator, sigma: float, y: float
+) -> tuple[float, float]:
+    """Return log Z and the posterior's share of x_0 > 0 for the prior N(mean, 1), d = 2."""
+    axis = np.linspace(-7, 7, 1401)
+    x = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    image = operator(torch.from_numpy(x))[:, 0].numpy()
+    density = multivariate_normal.pdf(x, mean) * np.exp(-(((y - image) / sigma) ** 2) / 2)
+    density /= sigma * np.sqrt(2 * np.pi)
+    z = density.sum() * (axis[1] - axis[0]) ** 2
+    return float(np.log(z)), float(density[x[:, 0] > 0].sum() / density.sum())
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [Pointwise(np.array([[1.0, 0.5]]), torch.abs), Pointwise(np.eye(2), product)],
+    ids=["magnitude", "product"],
+)
+def test_posterior_with_two_modes(operator: Pointwise) -> None:
+    """y = |x_0 + x_1 / 2| and y = x_0 x_1: log Z within 0.1, share of a mode within 0.06.
+
+    Measured, with quadrature in brackets: log Z -1.193 (-1.173) and -2.533 (-2.528); share of
+    x_0 > 0 weighted 0.749 (0.739) and 0.794 (0.784), unweighted 0.783 and 0.859; ELBO -1.45 and
+    -2.90, effective samples 61% and 51%. Before training: ELBO -1.50 and -2.92, unweighted share
+    0.840 and 0.872, effective samples 47% and 39%.
+    """
+    mean, sigma, y = np.array([0.4, 0.1]), 0.2, 1.5
+    log_z, share = quadrature(mean, operator, sigma, y)
+    prior = GaussianPrior(mean, np.eye(2), steps=40)
+    likelihood = Likelihood(operator, Gaussian(sigma), torch.tensor([[y]]))
+    config = TrainConfig(
+        width=32, blocks=1, warm_steps=20, warm_batch=64, warm_rate=3e-3, bank=512,
+        rtb_steps=10, rtb_rate=3e-3, paths=64, ema=0.8,
+    )  # fmt: skip
+    trainer = Trainer(prior, likelihood, config)
+    while trainer.step < trainer.total:
+        trainer.advance()
+    draws = draw(
+        prior, likelihood, lambda many: trainer.average.propose(prior, many), trainer.times, 1024, 5
+    )
+    certificate = certify(draws.log_weight, draws.chi2, 1)
+    assert certificate.log_z == pytest.approx(log_z, abs=0.1)
+    assert certificate.elbo is not None and log_z - 0.5 < certificate.elbo < log_z
+    assert certificate.ess is not None and certificate.ess > 0.4 * 1024
+    weights = np.exp(draws.log_weight - draws.log_weight.max())
+    positive = draws.x[:, 0] > 0
+    assert weights[positive].sum() / weights.sum() == pytest.approx(share, abs=0.06)
+    assert positive.mean() == pytest.approx(share, abs=0.1)
