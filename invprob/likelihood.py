@@ -10,20 +10,25 @@ A(u) + J (u' - u), and the next one is the closed form for that,
 
     delta' = R J^T (J R J^T + Sigma)^-1 (y - A(x + delta) + J delta)
 
-(Boys et al. 2023, arXiv 2310.06721, eq. 10; Song et al. 2023, "Pseudoinverse-guided diffusion").
+An R that is bounded by c, R = (S^-1 + I/c)^-1, is S with x itself as further data
+(`operators._stacked`). Boys et al. 2023, arXiv 2310.06721, eq. 10; Song et al. 2023,
+"Pseudoinverse-guided diffusion".
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from operators.base import Covariance, ForwardOperator, LinearOperator
+from operators._stacked import Stacked
+from operators.base import ForwardOperator, LinearOperator
 from operators.noise import Gaussian
+from priors.base import Bounded, Covariance
 
-CG_ITERATIONS = 30  # at most, for one shift: a truncated solve is a policy too, and never a bias
+CG_ITERATIONS = 60  # at most, for one shift: a truncated solve is a policy too, and never a bias
 CG_TOLERANCE = 1e-2  # relative residual at which the shift's linear solve stops
 GN_STEPS = 4  # Gauss-Newton steps for operators that are not linear
 GN_CG_ITERATIONS = 8  # at most, in each of them
@@ -61,8 +66,8 @@ class Likelihood:
         mean, jacobian = self.operator.linearise(x)
         return jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
 
-    def shift(self, x: Tensor, covariance: float | Covariance) -> tuple[Tensor, Tensor]:
-        """Return the proximal shift of x whose error covariance is R, or r2 I, and its potential.
+    def shift(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
+        """Return the proximal shift of x, given the covariance R of its error, and its potential.
 
         The shift delta is (B, *x_shape). The potential (B,) float64 is minus the least value of
         the objective, up to a constant: log p(y | x) with the error of x integrated out, exactly
@@ -76,9 +81,10 @@ class Likelihood:
         solved, _, delta = self._proximal(
             operator, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
         )
-        return delta, -(residual * solved).flatten(1).double().sum(1) / 2
+        own = solved.flatten(1)[:, : residual[0].numel()]  # what belongs to the data
+        return delta, -(residual.flatten(1) * own).double().sum(1) / 2
 
-    def _gauss_newton(self, x: Tensor, covariance: float | Covariance) -> tuple[Tensor, Tensor]:
+    def _gauss_newton(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
         """Return the shift and potential of an operator that is not linear.
 
         R may be singular and R^-1 is never applied: every iterate is delta = R w, so that
@@ -86,7 +92,8 @@ class Likelihood:
         A solve begins at the last one's answer: few iterations from zero would stall far off.
         """
         delta = pull = torch.zeros_like(x)
-        value = self._objective(x, delta, pull)
+        limit = covariance.limit if isinstance(covariance, Bounded) else math.inf
+        value = self._objective(x, delta, pull, limit)
         active = torch.ones_like(value, dtype=torch.bool)
         column = (-1, *[1] * (x.ndim - 1))
         solved: Tensor | None = None  # of the step before: where the next solve begins
@@ -100,7 +107,7 @@ class Likelihood:
             for _ in range(GN_HALVINGS + 1):
                 step = share.view(column)
                 trial = delta + step * (goal - delta), pull + step * (toward - pull)
-                found = self._objective(x, *trial)
+                found = self._objective(x, *trial, limit)
                 worse = ~(found <= value + GN_GAIN)
                 if not worse.any():
                     break
@@ -118,27 +125,38 @@ class Likelihood:
     def _proximal(
         self,
         jacobian: LinearOperator,
-        covariance: float | Covariance,
+        covariance: Covariance,
         residual: Tensor,
         iterations: int,
         tolerance: float,
         start: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return v = (J R J^T + Sigma)^-1 residual, w = J^T v and the shift R w."""
+        """Return v = (J R J^T + Sigma)^-1 residual, w = J^T v and the shift R w.
+
+        For a bounded R they are those of the stacked operator and S.
+        """
+        noise = self.noise
+        if isinstance(covariance, Bounded):
+            jacobian = Stacked(jacobian)
+            noise, own = jacobian.noise(noise, covariance.limit), jacobian.y_shape[0]
+            residual = residual.flatten(1)
+            residual = torch.cat(
+                [residual, residual.new_zeros(len(residual), own - jacobian.data)], 1
+            )
+            covariance = covariance.spread
         solved = jacobian.solve(
-            covariance,
-            self.noise,
-            residual,
-            iterations=iterations,
-            tolerance=tolerance,
-            start=start,
+            covariance, noise, residual, iterations=iterations, tolerance=tolerance, start=start
         )
         pull = jacobian.adjoint(solved)
         return solved, pull, covariance(pull) if callable(covariance) else covariance * pull
 
-    def _objective(self, x: Tensor, delta: Tensor, pull: Tensor) -> Tensor:
-        """Return the proximal objective at x + delta, delta = R pull, less a constant, (B,)."""
-        distance = (delta.double() * pull.double()).flatten(1).sum(1)
+    def _objective(self, x: Tensor, delta: Tensor, pull: Tensor, limit: float) -> Tensor:
+        """Return the proximal objective at x + delta, less a constant, (B,).
+
+        delta is R pull, or S pull where R has a limit.
+        """
+        wide = delta.double()
+        distance = (wide * (pull.double() + wide / limit)).flatten(1).sum(1)
         return (self._squares(x + delta) + distance) / 2
 
     def _squares(self, x: Tensor) -> Tensor:

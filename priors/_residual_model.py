@@ -1,14 +1,17 @@
 """The covariance of a denoiser's error on images, measured: what guidance assumes of it.
 
-    z_0 - zhat_0 ~ N(0, R),   R = D F^-1 P F D
-    D^2 = floor(t) + slope(t) * (smoothed |zhat_0|),   P = P(k, t)
+    z_0 - zhat_0 ~ N(0, R),   R = (S^-1 + I / rho^2)^-1,   S = D F^-1 P' F D
+    D^2 = floor(t) + slope(t) * (smoothed |zhat_0|),   P' = P / (1 - P D_b^2 / rho^2),   P = P(k, t)
 
 The errors of a network that has learned galaxies are far from white: they are as smooth as the
 galaxies are and lie where the light is. D is fitted to the squared errors as a function of local
-brightness, P is the mean power spectrum of the errors divided by D. F works on a grid half as wide
-again as the image, zero outside it: on a periodic one the data of a source at one edge would put
-light on the other. A single number r2 = tr R / d
-(Boys et al. 2023, arXiv 2310.06721) is the special case of a flat D and P.
+brightness, P is the mean power spectrum of the errors divided by D. No direction can be less
+certain than the noisy state alone leaves it, rho^2 (for a log-concave prior: Tweedie's formula with
+a denoiser that contracts), and D F^-1 P F D breaks that where the light is. So it is taken for the
+prior's own spread S, P' such that R has the measured spectrum where pixels are bright, D_b^2 being
+the mean of D^2 weighted by itself. F works on a grid half as wide again as the image, zero outside
+it: on a periodic one the data of a source at one edge would put light on the other. A single number
+r2 = tr R / d (Boys et al. 2023, arXiv 2310.06721) is the special case of a flat D and P.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 BANDS = (0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 11.0, 16.0, 23.0, 33.0)  # lower edges, cycles per image
 SMOOTHING = (0.06, 0.24, 0.40, 0.24, 0.06)  # of |zhat_0|, px
 FLOOR = 1e-3  # least floor(t), as a fraction of the mean squared error
+SATURATION = 0.5  # largest share of rho^2 that P D_b^2 may count for
 TIMES = 21
 DRAWS = 192
 MARGIN = 0.5  # of the Fourier grid beyond the image, as a fraction of its side
@@ -61,8 +65,8 @@ class ResidualModel:
         floor, slope, spectrum = zip(*rows, strict=True)
         return cls(floor, slope, tuple(tuple(row) for row in spectrum))
 
-    def covariance(self, t: float, clean: Tensor) -> Callable[[Tensor], Tensor]:
-        """Return u -> R u on images (B, H, W), given the clean estimate (B, H, W) at time t."""
+    def spread(self, t: float, clean: Tensor, limit: float) -> Callable[[Tensor], Tensor]:
+        """Return u -> S u on images (B, H, W), given the clean estimate (B, H, W) at time t."""
         where = t * (len(self.floor) - 1)
         low = min(int(where), len(self.floor) - 2)
         mix = where - low
@@ -73,12 +77,14 @@ class ResidualModel:
         bands = tuple(at(column) for column in zip(*self.log_spectrum, strict=True))
         height, width = int(clean.shape[-2]), int(clean.shape[-1])
         wide = (_wide(height), _wide(width))
-        power = _power(bands, (height, width), wide).to(clean)
-        spread = (at(self.floor) + at(self.slope) * smoothed(clean)).sqrt()
+        local = at(self.floor) + at(self.slope) * smoothed(clean)
+        root, power = local.sqrt(), _power(bands, (height, width), wide).to(clean)
+        bright = (local.square().mean((1, 2)) / local.mean((1, 2))).view(-1, 1, 1)
+        power = power / (1 - (power * bright / limit).clamp(max=SATURATION))
 
         def apply(u: Tensor) -> Tensor:
-            modes = power * torch.fft.rfft2(spread * u, s=wide)
-            out: Tensor = spread * torch.fft.irfft2(modes, s=wide)[..., :height, :width]
+            modes = power * torch.fft.rfft2(root * u, s=wide)
+            out: Tensor = root * torch.fft.irfft2(modes, s=wide)[..., :height, :width]
             return out
 
         return apply

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
@@ -21,6 +22,17 @@ from torch import Tensor
 from priors.process import Schedule, generators, randn
 
 RESIDUAL_TIMES = 41  # times at which the residual variance is tabulated
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """The covariance (S^-1 + I / limit)^-1: as wide as S, where that is less than the limit."""
+
+    spread: Callable[[Tensor], Tensor]  # u -> S u on (B, *x_shape)
+    limit: float
+
+
+Covariance = float | Callable[[Tensor], Tensor] | Bounded
 
 
 class Prior(ABC):
@@ -51,8 +63,8 @@ class Prior(ABC):
         """Return z (B, *z_shape) of x (B, *x_shape): the inverse of `decode`."""
         return x / self.scale
 
-    def covariance(self, z: Tensor, t: float, clean: Tensor) -> float | Callable[[Tensor], Tensor]:
-        """Return Cov(x | z_t = z), which guidance assumes: r2 of r2 I, or the map u -> R u.
+    def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
+        """Return Cov(x | z_t = z), which guidance assumes: r2 of r2 I, u -> R u, or bounded.
 
         `clean` is denoise(z, t); u is (B, *x_shape) in physical units. A prior that knows its
         covariance, or has measured it, says so here; the fallback is isotropic and calibrated.

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from operators.errors import ObservationError
 from priors._residual_model import ResidualModel
-from priors.base import Prior
+from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule
 from priors.training import dihedral
 
@@ -95,13 +94,14 @@ class Pixel(Prior):
             return alpha * z - sigma * output
         return (z - sigma * output) / alpha if self.prediction == "epsilon" else output
 
-    def covariance(self, z: Tensor, t: float, clean: Tensor) -> float | Callable[[Tensor], Tensor]:
+    def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
         """Return the measured Cov(x | z_t = z); isotropic where none has been measured."""
         model = self.config.residual_model
         if model is None:
             return super().covariance(z, t, clean)
-        apply = model.covariance(t, self.decode(clean) / self.scale)
-        return lambda u: self.scale**2 * apply(u)
+        limit = self.schedule.rho(t) ** 2
+        apply = model.spread(t, self.decode(clean) / self.scale, limit)
+        return Bounded(lambda u: self.scale**2 * apply(u), self.scale**2 * limit)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images (B, H, W) in physical units of z (B, *z_shape)."""

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from operators._conjugate_gradients import conjugate_gradients
 from operators.errors import ObservationError
 from priors._residual_model import ResidualModel
 from priors.pixel import WEIGHTS, Pixel, PixelConfig
@@ -126,8 +127,10 @@ def test_residual_model_recovers_a_known_covariance() -> None:
     for t in (0.3, 0.6):
         z = field.draw(64, seed=5)
         clean = field.denoise(z, t)
-        exact = field.covariance(z, t, clean)(u)
-        found = model.covariance(t, clean)(u)
+        exact, limit = field.covariance(z, t, clean)(u), field.schedule.rho(t) ** 2
+        spread = model.spread(t, clean, limit)
+        wide = conjugate_gradients(lambda p, s=spread, c=limit: p + s(p) / c, u, 500, 1e-6)
+        found = spread(wide)  # (S^-1 + I / limit)^-1 u
         assert float((found - exact).norm() / exact.norm()) < 0.35
 
 
