@@ -67,7 +67,8 @@ def certify(
 
     `gaps` are EUBO - ELBO of simulated twins, `pixels` counts the unmasked data. Weights that are
     NaN (a sampler without a density) leave the evidence undefined. Samples of SMC come in islands
-    of a fixed number: the ELBO is then the mean of the islands' estimates of log Z.
+    of a fixed number, whose particles are not independent: the ELBO is then the mean of the
+    islands' estimates of log Z, and its error and that of log Z are those among islands.
     """
     n, misfit = len(chi2), float(np.mean(chi2))
     gap = None if gaps is None else float(np.mean(gaps))
@@ -90,7 +91,7 @@ def certify(
         elbo_se=None if std is None else std / math.sqrt(len(log_means)),
         eubo=None if gap is None else elbo + gap,
         log_z=log_mean(log_w),
-        log_z_se=float(weights.std(ddof=1) / weights.mean() / math.sqrt(n)),
+        log_z_se=log_mean_se(log_means),
         std_log_w=std,
         ess=ess,
         pareto_k=k,
@@ -108,13 +109,26 @@ def log_mean(log_w: NDArray[np.float64]) -> float:
     return float(np.logaddexp.reduce(log_w) - math.log(len(log_w)))
 
 
+def log_mean_se(log_w: NDArray[np.float64]) -> float | None:
+    """Return the standard error of `log_mean` of independent weights (n,), None for one."""
+    if len(log_w) < 2:
+        return None
+    weights = np.exp(log_w - log_w.max())
+    return float(weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights)))
+
+
+def fits(chi2: float, pixels: int) -> bool:
+    """Return whether chi2 per pixel is that of data explained to their noise."""
+    return abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / pixels)
+
+
 def _verdict(
     chi2: float, pixels: int, ess: float | None, k: float | None, n: int, gap: float | None
 ) -> str:
     """Return one plain sentence: trust, use corrected samples, approximate or do not trust."""
     if not math.isfinite(chi2):
         return "do not trust: samples are not finite; check the noise level and the flux scale"
-    if abs(chi2 - 1) > CHI2_SIGMAS * math.sqrt(2 / pixels):
+    if not fits(chi2, pixels):
         side = "over" if chi2 < 1 else "under"
         return (
             f"do not trust: chi2 per pixel {chi2:.2f} where 1.00 is expected, the data are "

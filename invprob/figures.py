@@ -1,29 +1,32 @@
-"""Figures of data, posteriors, trainings, comparisons and calibration, made of `invprob.panels`.
+"""Figures of data, posteriors, trainings, comparisons, calibration and evidence.
 
-Residuals are (data - A(mean)) / sigma.
+They are made of `invprob.panels`. Residuals are (data - A(mean)) / sigma.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from invprob.panels import Array, Plane, deviation, grid, histogram, norm, save, sigmas, value
 
 if TYPE_CHECKING:
     from invprob.calibration import Calibration
     from invprob.comparison import Result
+    from invprob.evidence import Evidence
     from invprob.observation import Observation
     from invprob.posterior import Draws
 
 __all__ = [
     "calibration_figure",
     "compare_figure",
+    "evidence_figure",
     "observation_figure",
     "posterior_figure",
     "samples_figure",
@@ -176,6 +179,47 @@ def calibration_figure(calibration: Calibration) -> Figure:
         f"in 1 of {round(1 / calibration.rate)} exact samplers",
         fontsize=10,
     )
+    return figure
+
+
+def evidence_figure(found: Sequence[Evidence]) -> Figure:
+    """Return the interval of every model's log Z, relative to the best one's level.
+
+    Dots are estimates, empty bars bounds. The shades hold models that the best one is better than
+    by the grades of Kass & Raftery, if its own log Z were exact.
+    """
+    from invprob.evidence import GRADES, best
+
+    top = best(found)
+    figure, axes = grid(1, 1, side=8.0)
+    ax, rows = axes[0, 0], range(len(found))
+    figure.set_size_inches(8.0, 1.4 + 0.42 * len(found))
+    for i, model in enumerate(found):
+        low, high = (edge - top.level for edge in (model.low, model.high))
+        if model.log_z is None:
+            ax.barh(i, high - low, 0.3, low, color="none", edgecolor="C1", lw=1.2)
+        else:
+            ax.plot([low, high], [i, i], "C0-", lw=1.6)
+            ax.plot(model.log_z - top.level, i, "C0o", ms=5)
+    ax.set_xscale("symlog", linthresh=GRADES[0][0], linscale=1.5)
+    left, right = ax.get_xlim()
+    left, right = 1.2 * left, max(right, 1.0)
+    edges = [left, *(-least for least, _ in GRADES if -least > left)]
+    for i, (a, b) in enumerate(pairwise(edges)):
+        ax.axvspan(a, b, color=f"{0.82 + 0.05 * i:.2f}", lw=0, zorder=0)
+    ax.axvline(0, color="0.5", lw=0.8)
+    names = [m.name if len(m.name) < 40 else f"{m.name[:38]}…" for m in found]
+    ax.set(yticks=rows, yticklabels=names, xlim=(left, right), ylim=(len(found) - 0.5, -0.5))
+    small = [least for least, _ in GRADES]
+    ticks = np.array([*small, *(10.0**p for p in range(1, 9))])
+    ax.xaxis.set_major_locator(FixedLocator([*-ticks, *ticks]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+    shades = ", ".join(f"{-least:g} {grade}" for least, grade in GRADES[-2::-1])
+    ax.set_xlabel(f"log Z − that of the best, nats; shades begin at {shades}", fontsize=8)
+    ax.set_title("dots: estimates ± 3 standard errors; boxes: bounds alone", fontsize=9)
+    ax.tick_params(labelsize=8)
+    ax.spines[["top", "right", "left"]].set_visible(False)
     return figure
 
 
