@@ -4,8 +4,9 @@
 
 log Z is estimated where its error can be trusted: by importance weights whose Pareto shape is below
 min(1 - 1 / log10 n, 0.7) (Vehtari et al. 2024, arXiv 1507.02646), else by independent runs of SMC
-whose estimates spread by at most 1 nat (what pseudo-marginal samplers ask for: Doucet et al. 2015,
-doi:10.1093/biomet/asu075). Otherwise it is only bounded, from below by the ELBO, and from above by
+whose estimates spread by less than 1 nat, as far as eight runs can tell (what pseudo-marginal
+samplers ask for: Doucet et al. 2015, doi:10.1093/biomet/asu075). Otherwise it is only bounded, from
+below by the ELBO, and from above by
 
     EUBO = ELBO + gap of simulated twins,                            where the data are fitted
     log Z <= max_x [ log p(y | x) - |x|^2 / (2 r2) ] + log E_p exp(|x|^2 / (2 r2))        always
@@ -35,10 +36,11 @@ from invprob.rtb import Progress
 from operators.base import LinearOperator
 from operators.errors import NumericalError, ObservationError
 
-SIGMAS = 3.0  # half-width of intervals, in standard errors
+SIGMAS = 3.0  # half-width of intervals, in standard errors that are known well
 SMC_RUNS = 8  # independent runs, which share the n particles
-SMC_SPREAD = 1.0  # nats, std of their log Z above which their mean is no estimate
-CEILING_DRAWS = 1024  # of the prior, behind E exp(|x|^2 / (2 r2))
+SMC_SIGMAS = 4.53  # the same of an error that 8 runs tell: 99.73% of Student's t with 7 degrees
+SMC_SPREAD = 0.55  # nats, std of 8 runs' log Z up to which it is below 1 in 19 of 20 cases
+CEILING_DRAWS = 256  # of the prior, behind E exp(|x|^2 / (2 r2))
 CEILING_ITERATIONS = 500  # of conjugate gradients, at most
 GRADES = (  # least ln B of each
     (5.0, "very strong"),
@@ -57,7 +59,7 @@ class Evidence:
     method: str  # "importance" or "smc" where log Z is estimated, else "bounds"
     log_z: float | None
     log_z_se: float | None
-    low: float  # log Z -+ SIGMAS of its error, else the bounds with theirs
+    low: float  # log Z -+ `SIGMAS` or `SMC_SIGMAS` of its error, else the bounds with theirs
     high: float
     elbo: float
     eubo: float | None  # by twins, None where the data are not fitted
@@ -139,18 +141,19 @@ def measure(
     low, top = known.elbo - SIGMAS * known.elbo_se, ceiling(posterior, seed)
     if fitted and known.eubo is not None and known.gap_se is not None:
         top = min(top, known.eubo + SIGMAS * math.hypot(known.gap_se, known.elbo_se))
-    method, log_z, error = "importance", known.log_z, known.log_z_se
+    method, log_z, error, sigmas = "importance", known.log_z, known.log_z_se, SIGMAS
     if known.pareto_k is None or known.pareto_k >= min(PARETO_LIMIT, 1 - 1 / math.log10(n)):
         runs = smc_estimates(posterior, max(2, n // SMC_RUNS), seed, progress)
         spread = float(runs.std(ddof=1))
-        low = max(low, float(runs.mean()) - SIGMAS * spread / math.sqrt(SMC_RUNS))
+        sigmas = SMC_SIGMAS
+        low = max(low, float(runs.mean()) - sigmas * spread / math.sqrt(SMC_RUNS))
         method, log_z, error = "smc", log_mean(runs), log_mean_se(runs)
         if not spread <= SMC_SPREAD:
             method, error = "bounds", None
     facts = (known.elbo, known.eubo if fitted else None, known.chi2_per_pixel, fitted, n)
     if error is None:
         return Evidence(name, method, None, None, low, max(low, top), *facts)
-    width = SIGMAS * error
+    width = sigmas * error
     return Evidence(name, method, log_z, error, log_z - width, log_z + width, *facts)
 
 
@@ -191,7 +194,8 @@ def bayes_factor(one: Evidence, two: Evidence) -> BayesFactor:
     if one.log_z is None or two.log_z is None or one.log_z_se is None or two.log_z_se is None:
         return BayesFactor(None, None, one.low - two.high, one.high - two.low)
     log_b, error = one.log_z - two.log_z, math.hypot(one.log_z_se, two.log_z_se)
-    return BayesFactor(log_b, error, log_b - SIGMAS * error, log_b + SIGMAS * error)
+    width = math.hypot(one.high - one.log_z, two.high - two.log_z)
+    return BayesFactor(log_b, error, log_b - width, log_b + width)
 
 
 def verdict(found: Sequence[Evidence]) -> str:

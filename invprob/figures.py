@@ -217,7 +217,7 @@ def evidence_figure(found: Sequence[Evidence]) -> Figure:
     ax.xaxis.set_minor_locator(NullLocator())
     shades = ", ".join(f"{-least:g} {grade}" for least, grade in GRADES[-2::-1])
     ax.set_xlabel(f"log Z − that of the best, nats; shades begin at {shades}", fontsize=8)
-    ax.set_title("dots: estimates ± 3 standard errors; boxes: bounds alone", fontsize=9)
+    ax.set_title("dots: estimates with 99.7% intervals; boxes: bounds alone", fontsize=9)
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right", "left"]].set_visible(False)
     return figure
