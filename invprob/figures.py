@@ -212,7 +212,7 @@ def evidence_figure(found: Sequence[Evidence]) -> Figure:
     ax.set(yticks=rows, yticklabels=names, xlim=(left, right), ylim=(len(found) - 0.5, -0.5))
     small = [least for least, _ in GRADES]
     ticks = np.array([*small, *(10.0**p for p in range(1, 9))])
-    ax.xaxis.set_major_locator(FixedLocator(np.unique([*-ticks, *ticks]) + 0.0))
+    ax.xaxis.set_major_locator(FixedLocator((np.unique([*-ticks, *ticks]) + 0.0).tolist()))
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_locator(NullLocator())
     shades = ", ".join(f"{-least:g} {grade}" for least, grade in GRADES[-2::-1])
