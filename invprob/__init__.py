@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from invprob.certificate import Certificate
     from invprob.comparison import compare
     from invprob.diagnosis import Diagnosis, diagnose
+    from invprob.evidence import Evidence
     from invprob.likelihood import Likelihood
     from invprob.observation import Observation
     from invprob.policy import Policy
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Certificate",
     "Diagnosis",
+    "Evidence",
     "InvprobError",
     "Likelihood",
     "NotDifferentiable",
@@ -58,6 +60,7 @@ __all__ = [
 _HOME = {
     "Certificate": "invprob.certificate",
     "Diagnosis": "invprob.diagnosis",
+    "Evidence": "invprob.evidence",
     "Likelihood": "invprob.likelihood",
     "Observation": "invprob.observation",
     "Policy": "invprob.policy",

@@ -69,7 +69,8 @@ def certify(
 
     `gaps` are EUBO - ELBO of simulated twins, `pixels` counts the unmasked data. Weights that are
     NaN (a sampler without a density) leave the evidence undefined. Samples of SMC come in islands
-    of a fixed number: the ELBO is then the mean of the islands' estimates of log Z.
+    of a fixed number, whose particles are not independent: the ELBO is then the mean of the
+    islands' estimates of log Z, and its error and that of log Z are those among islands.
     """
     n, fit = len(chi2), float(np.mean(chi2))
     gap = None if gaps is None else float(np.mean(gaps))
@@ -95,7 +96,7 @@ def certify(
         elbo_se=None if std is None else std / math.sqrt(len(log_means)),
         eubo=eubo,
         log_z=log_mean(log_w),
-        log_z_se=float(weights.std(ddof=1) / weights.mean() / math.sqrt(n)),
+        log_z_se=log_mean_se(log_means),
         std_log_w=std,
         ess=ess,
         pareto_k=k,
@@ -116,6 +117,19 @@ def reliable(ess: float | None, k: float | None) -> bool:
 def log_mean(log_w: NDArray[np.float64]) -> float:
     """Return the log of the mean of weights (n,)."""
     return float(np.logaddexp.reduce(log_w) - math.log(len(log_w)))
+
+
+def log_mean_se(log_w: NDArray[np.float64]) -> float | None:
+    """Return the standard error of `log_mean` of independent weights (n,), None for one."""
+    if len(log_w) < 2:
+        return None
+    weights = np.exp(log_w - log_w.max())
+    return float(weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights)))
+
+
+def fits(chi2: float, pixels: int) -> bool:
+    """Return whether chi2 per pixel is that of data explained to their noise."""
+    return abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / pixels)
 
 
 def _verdict(
@@ -149,7 +163,7 @@ def misfit(chi2: float, pixels: int) -> str | None:
     """Return what is wrong with the fit to so many unmasked data, None where nothing is."""
     if not math.isfinite(chi2):
         return "do not trust: samples are not finite; check the noise level and the flux scale"
-    if abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / pixels):
+    if fits(chi2, pixels):
         return None
     side = "over" if chi2 < 1 else "under"
     return (

@@ -1,6 +1,6 @@
-"""Figures of data, posteriors, trainings, comparisons and calibration, made of `invprob.panels`.
+"""Figures of data, posteriors, trainings and comparisons.
 
-Residuals are (data - A(mean)) / sigma.
+They are made of `invprob.panels`. Residuals are (data - A(mean)) / sigma.
 """
 
 from __future__ import annotations
@@ -13,20 +13,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from invprob.panels import Array, Plane, deviation, grid, histogram, norm, save, sigmas, value
+from invprob.panels import Array, Plane, grid, histogram, norm, save, sigmas, value
 
 if TYPE_CHECKING:
-    from invprob.benchmark import Benchmark
-    from invprob.calibration import Calibration
     from invprob.comparison import Result
     from invprob.draws import Draws
     from invprob.observation import Observation
 
-SHOWN = 1000  # samples of each method in a scatter
-
 __all__ = [
-    "benchmark_figure",
-    "calibration_figure",
     "compare_figure",
     "observation_figure",
     "posterior_figure",
@@ -139,81 +133,6 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
-    return figure
-
-
-def calibration_figure(calibration: Calibration) -> Figure:
-    """Return ranks of truths against uniform ones, expected coverage, and coverage by level.
-
-    Grey bands hold an exact sampler (that of coverage level by level); a failed check is red.
-    """
-    from invprob.ranks import band, ecdf
-
-    failed = {check.name for check in calibration.checks if not check.passed}
-    count, samples = len(next(iter(calibration.ranks.values()))), calibration.samples
-    x = np.arange(samples + 2) / (samples + 1)
-    low, high = (
-        np.hstack([0, edge, count]) / count for edge in band(count, samples, calibration.rate)
-    )
-    curves = {
-        name: np.hstack([0, ecdf(ranks, samples), count]) / count
-        for name, ranks in calibration.ranks.items()
-    }
-    tarp, covered = curves.pop("tarp"), calibration.coverage
-    top = 1.05 * max(float(np.abs(curve - x).max()) for curve in (low, high, *curves.values()))
-    columns = min(4, len(curves) + 2)
-    figure, axes = grid(-(-(len(curves) + 2) // columns), columns, side=3.4)
-    one, two, *panels = axes.flat
-    deviation(one, x, tarp, (low, high), "expected coverage (tarp)", "tarp" in failed, True)
-    one.set(xlabel="credibility", ylabel="share of truths")
-    edges = (covered.low, covered.high)
-    bad = "coverage" in failed
-    deviation(two, covered.levels, covered.found, edges, "coverage of all values", bad)
-    two.set(xlabel="level of intervals", ylabel="found − level")
-    for ax, (name, curve) in zip(panels, curves.items(), strict=False):
-        deviation(ax, x, curve, (low, high), name, name in failed)
-        ax.set(xlabel="rank of truth / L", ylabel="ECDF − uniform", ylim=(-top, top))
-    for ax in panels[len(curves) :]:
-        ax.set_axis_off()
-    figure.suptitle(
-        f"{count} simulated observations, {samples} samples of each; a curve leaves the grey band "
-        f"in 1 of {round(1 / calibration.rate)} exact samplers",
-        fontsize=10,
-    )
-    return figure
-
-
-def benchmark_figure(found: Benchmark) -> Figure:
-    """Return the first two dimensions of exact draws and of every method, on shared axes.
-
-    The exact reference is grey behind each; samples off the axes are counted, not shown.
-    """
-    exact = found.reference[:: max(1, len(found.reference) // SHOWN)]
-    panels = [("exact", exact)] + [(r.name, r.draws.x[:SHOWN]) for r in found.results]
-    rows = -(-len(panels) // 4)
-    figure, axes = grid(rows, -(-len(panels) // rows), side=3.4)
-    low, high = found.reference[:, :2].min(0), found.reference[:, :2].max(0)
-    pad = 0.25 * np.maximum(high - low, 1e-9)
-    for i, ax in enumerate(axes.flat):
-        if i >= len(panels):
-            ax.set_axis_off()
-            continue
-        name, x = panels[i]
-        ax.plot(*exact[:, :2].T, ".", color="0.8", ms=4, mew=0, zorder=1)
-        ax.plot(*x[:, :2].T, ".", color="0.4" if i == 0 else "C0", ms=3, mew=0, alpha=0.5)
-        ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
-        ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
-        off = np.any((x[:, :2] < low - pad) | (x[:, :2] > high + pad), axis=1).mean()
-        title = name if len(name) < 26 else f"{name[:24]}…"
-        score = found.floor["floor"] if i == 0 else found.rows[i - 1]["sliced_wasserstein"]
-        said = "floor" if i == 0 else "sliced W"
-        ax.set_title(f"{title}: {said} {score:.2g}", fontsize=10)
-        if off >= 0.005:
-            ax.text(0.03, 0.95, f"{off:.0%} off the axes", fontsize=8, transform=ax.transAxes)
-        ax.tick_params(labelsize=8)
-        ax.set(xlabel="x₁", ylabel="x₂")
-        ax.label_outer()
-        ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -139,9 +139,9 @@ def _headline(found: Benchmark) -> str:
 
 def _write(facts: dict[str, Any], folder: Path, found: Benchmark) -> list[Path]:
     """Write benchmark.json and figures/benchmark.png; return their paths."""
-    from invprob import figures
+    from invprob import figures, trust_figures
 
     document = folder / "benchmark.json"
     document.write_text(json.dumps(console.jsonable(facts), indent=1, allow_nan=False) + "\n")
-    picture = figures.benchmark_figure(found)
+    picture = trust_figures.benchmark_figure(found)
     return [document, figures.save(picture, folder / "figures" / "benchmark.png")]

@@ -43,7 +43,7 @@ def diagnose(
     console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
     file = options.writable(opened.path / "diagnose.json")
     from invprob import diagnose as check
-    from invprob import figures, registry
+    from invprob import figures, registry, trust_figures
     from invprob.posterior import Posterior
 
     own = {name.rpartition(":")[2]: registry.load_function(name) for name in summary or ()}
@@ -57,7 +57,8 @@ def diagnose(
     facts = {"checks": [asdict(c) for c in diagnosis.checks], "passed": diagnosis.passed}
     file.write_text(json.dumps(console.jsonable(facts), indent=1, allow_nan=False) + "\n")
     drawn = figures.save(
-        figures.calibration_figure(diagnosis.calibration), file.parent / "figures" / "diagnose.png"
+        trust_figures.calibration_figure(diagnosis.calibration),
+        file.parent / "figures" / "diagnose.png",
     )
     if as_json:
         console.document(facts)

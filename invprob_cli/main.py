@@ -19,6 +19,7 @@ from invprob_cli.compare import compare
 from invprob_cli.demo import demo
 from invprob_cli.diagnose import diagnose
 from invprob_cli.doctor import doctor
+from invprob_cli.evidence import evidence
 from invprob_cli.inspect import inspect
 from invprob_cli.lists import baselines, operators, priors, runs
 from invprob_cli.sample import sample
@@ -100,8 +101,8 @@ def options(
 
 
 for command in (
-    demo, simulate, inspect, train, sample, compare, diagnose, benchmark, operators, priors,
-    baselines, runs, doctor,
+    demo, simulate, inspect, train, sample, compare, diagnose, benchmark, evidence, operators,
+    priors, baselines, runs, doctor,
 ):  # fmt: skip
     app.command()(command)
 

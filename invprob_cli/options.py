@@ -7,7 +7,7 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -86,25 +86,30 @@ def writable(path: Path) -> Path:
     return path
 
 
-def assignments(settings: Sequence[str] | None) -> Iterator[tuple[str, Any]]:
+def assignments(settings: Sequence[str] | None, option: str = "--set") -> Iterator[tuple[str, Any]]:
     """Yield key and value of every `key=value`; the value is JSON, or else text."""
     for text in settings or ():
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UnknownName(f"--set {text!r} is not key=value")
+            raise UnknownName(f"{option} {text!r} is not key=value")
         try:
             yield key.strip(), json.loads(value)
         except ValueError:
             yield key.strip(), value
 
 
-def override(config: dict[str, Any], settings: Sequence[str] | None) -> dict[str, Any]:
+def override(
+    config: dict[str, Any],
+    settings: Sequence[str] | None,
+    remodelled: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Return nested `config` with settings such as `lens.0.theta_E=1.3` applied.
 
-    Raises UnknownName with the valid keys.
+    remodelled: config of a part whose `model` is set, which is done first: parameters then are
+        those of that model. Raises UnknownName with the valid keys.
     """
     tree: dict[str, Any] = {"": _copy(config)}
-    for path, value in assignments(settings):
+    for path, value in sorted(assignments(settings), key=lambda item: not _names_model(item[0])):
         node: Any = tree
         key: str | int = ""
         for part in path.split("."):
@@ -112,32 +117,44 @@ def override(config: dict[str, Any], settings: Sequence[str] | None) -> dict[str
             key = int(part) if isinstance(node, list) and part.isdigit() else part
             known = range(len(node)) if isinstance(node, list) else node
             if not isinstance(node, list | dict) or key not in known:
-                valid = list(_paths(config))
+                valid = list(_paths(tree[""]))
                 raise UnknownName(f"--set: no parameter {path!r}{_near(path, valid)}")
-        node[key] = value
-    changed: dict[str, Any] = tree[""]
-    return changed
+        if _names_model(path) and remodelled:
+            changed = remodelled(dict(node), str(value))
+            node.clear()
+            node |= changed
+        else:
+            node[key] = value
+    result: dict[str, Any] = tree[""]
+    return result
 
 
-def configured(base: Config, settings: Sequence[str] | None, **flags: Any) -> Config:
+def configured(
+    base: Config, settings: Sequence[str] | None, option: str = "--set", **flags: Any
+) -> Config:
     """Return the dataclass `base` with flags that are not None and `field=value` settings.
 
-    Raises UnknownName on a field that does not exist or a value of another type.
+    option: what brought the settings, for messages. Raises UnknownName on a field that does not
+        exist or a value of another type.
     """
     hints = get_type_hints(type(base))
     changes = {key: value for key, value in flags.items() if value is not None}
-    for key, value in assignments(settings):
+    for key, value in assignments(settings, option):
         if key not in hints:
-            raise UnknownName(f"--set: no setting {key!r}{_near(key, list(hints))}")
+            raise UnknownName(f"{option}: no setting {key!r}{_near(key, list(hints))}")
         accepts: Callable[[Any], bool] = {
             int: lambda v: type(v) is int,
             float: lambda v: type(v) in (int, float) and math.isfinite(v),
         }.get(hints[key], lambda v: v is None or type(v) is int)
         if not accepts(value) or (value is not None and value < 0):
             kind = getattr(hints[key], "__name__", str(hints[key]))
-            raise UnknownName(f"--set {key}={value}: needed {key}=<{kind}>, not negative")
+            raise UnknownName(f"{option} {key}={value}: needed {key}=<{kind}>, not negative")
         changes[key] = float(value) if hints[key] is float else value
     return dataclasses.replace(base, **changes)  # type: ignore[type-var]
+
+
+def _names_model(path: str) -> bool:
+    return path.endswith(".model")
 
 
 def _near(name: str, known: list[str]) -> str:

@@ -88,7 +88,7 @@ def build(
     from operators.errors import ObservationError, UnknownName
 
     default = cls.default(x_shape)
-    config = options.override(default.config(), settings)
+    config = options.override(default.config(), settings, cls.remodelled)
     if psf:
         field = next((key for key in ("psf", "kernel") if key in config), None)
         if field is None:

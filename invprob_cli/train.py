@@ -60,7 +60,7 @@ def train(
         raise typer.BadParameter("give --obs FILE, or --resume RUN")
     if resume and name:
         raise typer.BadParameter("a resumed run keeps its name: leave --name out")
-    flags = {
+    flags: dict[str, Any] = {
         "steps": steps, "width": width, "blocks": blocks, "warm_steps": warm_steps,
         "rtb_steps": rtb_steps, "paths": paths, "seed": seed,
     }  # fmt: skip
@@ -94,8 +94,12 @@ def trained(
     out: Path,
     name: str | None = None,
     run: Run | None = None,
+    again: str = "",
 ) -> tuple[Posterior, Run]:
-    """Return the posterior trained in a new run, or in the `run` to resume, and that run."""
+    """Return the posterior trained in a new run, or in the `run` to resume, and that run.
+
+    again: the command that continues after an interruption; default: `train --resume`.
+    """
     from invprob.posterior import Interrupted, resolve_prior, scale_warning
     from invprob.posterior import train as train_posterior
     from invprob.run import Run
@@ -121,7 +125,7 @@ def trained(
         else:
             return posterior, run
     console.note(f"{stopped}; everything is saved. Continue with:")
-    console.note(f"  invprob train --resume {run.path}")
+    console.note(f"  {again or f'invprob train --resume {run.path}'}")
     raise typer.Exit(128 + received[0])
 
 

@@ -116,6 +116,11 @@ class ForwardOperator(ABC):
             raise ObservationError(f"{cls.__name__} needs the parameter {', '.join(missing)}")
         return cls(**config)
 
+    @classmethod
+    def remodelled(cls, part: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """The config of one part (a lens, ...) as another `model`, keeping what both describe."""
+        return {**part, "model": model}
+
     def _run(
         self, function: Callable[[Tensor], Tensor], a: Tensor, shape: tuple[int, ...], symbol: str
     ) -> Tensor:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -95,6 +95,19 @@ class Lensing(LinearOperator):
             source_pixel_scale=1.92 / max(ny, nx),
             psf=gaussian_psf(0.16, 0.08, 11),
         )
+
+    @classmethod
+    def remodelled(cls, part: Mapping[str, Any], model: str) -> dict[str, Any]:
+        """A lens' config as another lens model: what SIS and SIE leave out is round, isothermal.
+
+        Raises `ObservationError` on an unknown model, or one with parameters not known from it.
+        """
+        if model not in MODELS:
+            raise ObservationError(f"no lens model {model!r}; needed one of {', '.join(MODELS)}")
+        known = {"q": 1.0, "phi": 0.0, "gamma": 2.0, **part}
+        wanted = fields(MODELS[model])  # type: ignore[arg-type]
+        kept = {f.name: known[f.name] for f in wanted if f.name in known}
+        return _lens_model({"model": model, **kept}).config()
 
     @property
     def x_shape(self) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from invprob import Observation, Posterior, diagnose, figures, registry
+from invprob import Observation, Posterior, diagnose, registry, trust_figures
 from invprob.calibration import Calibration, calibrate, coverage, distances, interval
 from invprob.diagnosis import neighbours, simulated
 from invprob.draws import draw
@@ -99,7 +99,7 @@ def test_every_failure_has_a_remedy_and_nothing_else_does() -> None:
 
 def test_the_figure_shows_every_check_and_failures_in_red() -> None:
     found = conjugate(0, 0.5)
-    figure = figures.calibration_figure(found)
+    figure = trust_figures.calibration_figure(found)
     shown = {ax.get_title(): ax.title.get_color() for ax in figure.axes if ax.get_title()}
     assert {"expected coverage (tarp)", "coverage of all values", "fit chi2"} <= set(shown)
     for check in found.checks:
