@@ -47,9 +47,9 @@ between mode weights; residuals are in noise standard deviations. `rtb` is resam
 weights, `rtb_raw` is not; `guided` is the policy before training; `oracle` is the exact denoiser on
 the same chain. All walk the same grid of times; evaluations of the denoiser are per sample.
 Baselines have their default settings, which were chosen on images and are not tuned here. RTB
-trains with {training}. EUBO is the ELBO plus the gap of simulated twins (other data, same
-instrument): on one observation it is an estimate, not a bound, and training on that observation
-moves it. A dash is not defined. Times are of one busy CPU core."""
+trains with {training}. EUBO is the mean of log w under the normalised weights where these are
+reliable, else the ELBO plus the gap of simulated twins (other data, same instrument), which is an
+estimate and no bound. A dash is not defined. Times are of one busy CPU core."""
 
 
 def main() -> None:

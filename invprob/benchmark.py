@@ -32,7 +32,6 @@ from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.suites.base import Problem
 from invprob.trajectory import Propose
-from operators.base import LinearOperator
 from operators.errors import NotDifferentiable, UnknownName
 
 TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives the row `rtb_raw` too
@@ -115,9 +114,9 @@ def _check(name: str, problem: Problem) -> None:
     """Raise where a method does not exist, or cannot run on the problem's operator."""
     operator = problem.likelihood.operator
     if name in TRAINED:
-        if not isinstance(operator, LinearOperator):
+        if not operator.differentiable:
             raise NotDifferentiable(
-                f"{name} needs a linear operator, {type(operator).__name__} is not: leave it out"
+                f"{name} needs a gradient, {type(operator).__name__} has none: leave it out"
             )
     elif name != "oracle":
         try:

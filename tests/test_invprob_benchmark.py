@@ -18,6 +18,7 @@ from invprob.benchmark import VECTORS, benchmark, runnable
 from invprob.metrics import sliced_wasserstein
 from invprob.suites.base import Problem
 from invprob.suites.gmm import FOLDER, read_instance
+from invprob.suites.gmm25to9 import Deviance
 from invprob_cli.main import app
 from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from priors.gaussian_mixture import GaussianMixture
@@ -144,13 +145,21 @@ def test_chain_evidence_is_within_the_chains_error() -> None:
         assert found.log_z_chain != found.log_z
 
 
+class Opaque(Deviance):
+    """The toy's operator without a gradient."""
+
+    differentiable = False
+
+
 def test_methods_that_cannot_run_are_left_out_or_refused() -> None:
     toy = problem("gmm25to9/d2")
-    assert "rtb" not in runnable(toy)
-    assert {"oracle", "dps"} <= set(runnable(toy))
-    assert {"rtb", "guided", "oracle", "dps"} <= set(runnable(problem("gaussian/d2")))
-    with pytest.raises(NotDifferentiable, match="linear"):
-        benchmark(toy, ("rtb",))
+    for able in (toy, problem("gaussian/d2")):
+        assert {"rtb", "guided", "oracle", "dps"} <= set(runnable(able))
+    opaque = replace(toy.likelihood, operator=Opaque.default((2,)))
+    closed = replace(toy, likelihood=opaque)
+    assert set(runnable(closed)) == {"oracle"}
+    with pytest.raises(NotDifferentiable, match="rtb needs a gradient"):
+        benchmark(closed, ("rtb",))
     with pytest.raises(UnknownName, match="oracle"):
         benchmark(toy, ("orcale",))
 
@@ -216,7 +225,6 @@ def test_malformed_instances_are_refused(tmp_path: Path, change: dict, said: str
     [
         ("--suite gmmm", 2, "did you mean 'gmm'"),
         ("--suite gmm --problem d8_dy3", 2, "no problem named 'd8_dy3'; did you mean"),
-        ("--suite gmm25to9 --methods rtb", 2, "rtb needs a linear operator"),
         ("--methods copiant", 2, "did you mean 'copaint'"),
         ("--instance nowhere.h5", 3, "no file 'nowhere.h5'"),
         ("--instance a.h5 --suite gmm", 2, "not both"),

@@ -9,8 +9,7 @@ same r is the likelihood of one datum y = 0 with unit noise, through its devianc
 (McCullagh & Nelder 1989, section 2.3). Any c >= max r gives the same posterior; c = 2 max r keeps
 A >= sqrt(2 log 2), away from the square root's kink. So log Z = -log c - log(2 pi) / 2.
 
-A is not linear: `oracle` and baselines that need its gradient only (dps, copaint) run here. The
-guided policy, and with it RTB, needs a linear operator, and refuses until it can do without.
+A is not linear: guidance takes Gauss-Newton steps.
 """
 
 from __future__ import annotations
