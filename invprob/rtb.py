@@ -52,7 +52,7 @@ class TrainConfig:
     warm_times: int = 4  # noise levels met in one warm-start batch
     warm_rate: float = 1e-3
     warm_floor: float = 0.2  # share of the weight that every noise level gets alike
-    rtb_steps: int = 8
+    rtb_steps: int = 4
     paths: int = 16  # K: rollouts per RTB step
     rtb_rate: float = 2e-4
     loss_scale: float = 10.0  # log w - log Z is squashed by c tanh(./c): caps a path's pull
