@@ -47,7 +47,7 @@ class TrainConfig:
     steps: int | None = None  # of the chain; None: the prior's own
     width: int = 64  # of the policy network
     blocks: int = 3
-    warm_steps: int = 300
+    warm_steps: int = 200
     warm_batch: int = 32
     warm_times: int = 4  # noise levels met in one warm-start batch
     warm_rate: float = 1e-3
