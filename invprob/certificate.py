@@ -31,6 +31,8 @@ from priors.base import Prior
 from priors.process import generators
 
 PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et al. 2024)
+MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
+ISLAND_SPREAD = 1.0  # nats, up to which they agree
 MIN_ESS = 20.0  # below it a few samples would stand for all
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
 
@@ -102,7 +104,9 @@ def certify(
         pareto_k=k,
         chi2_per_pixel=fit,
         chi2_expected=1.0,
-        verdict=_verdict(fit, pixels, ess, k, n, gap),
+        verdict=_island_verdict(fit, pixels, std, len(log_means))
+        if island > 1
+        else _verdict(fit, pixels, ess, k, n, gap),
         gap=gap,
         gap_se=gap_se,
         gap_start=gap_start,
@@ -157,6 +161,21 @@ def _verdict(
         f"approximate: the data are fitted, but path weights are too uneven to correct "
         f"(Pareto k {k:.2f}, ESS {ess:.1f} of {n}){bound}"
     )
+
+
+def _island_verdict(chi2: float, pixels: int, spread: float | None, islands: int) -> str:
+    """Return the sentence on particles of SMC, whose last weights say little of what was lost."""
+    wrong = misfit(chi2, pixels)
+    if wrong:
+        return wrong
+    wanted = f"at most {ISLAND_SPREAD:g} nat over {MIN_ISLANDS} or more is wanted"
+    if spread is None or islands < MIN_ISLANDS or spread > ISLAND_SPREAD:
+        found = "is unknown" if spread is None else f"is {spread:.1f} nats"
+        return (
+            f"approximate: the spread of log Z over {islands} islands of particles {found}, "
+            f"{wanted}: draw more samples, or train longer"
+        )
+    return f"trust: {islands} islands of particles agree on log Z within {spread:.1f} nats"
 
 
 def misfit(chi2: float, pixels: int) -> str | None:

@@ -112,7 +112,7 @@ class Posterior:
             raise NumericalError("path weights are not finite: nothing to correct by; train again")
         draws = draws.resampled(seed)
         fit, verdict = float(draws.chi2.mean()), known.verdict
-        if trusted:
+        if trusted and draws.island == 1:
             evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {n}"
             good = f"trust the corrected samples ({correct}: {evenness})"
             pixels = self.observation.noise.count(self.observation.operator.y_shape)

@@ -37,6 +37,16 @@ def test_the_upper_bound_is_that_of_this_observation_where_weights_are_reliable(
     assert uneven.elbo is not None and uneven.eubo == pytest.approx(uneven.elbo + 50)
 
 
+def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> None:
+    rng = np.random.default_rng(3)
+    even, chi2 = rng.normal(0, 0.1, 128), np.ones(128)
+    assert certify(even, chi2, 100, island=16).verdict.startswith("trust: 8 islands")
+    apart = even + np.repeat(rng.normal(0, 3, 8), 16)
+    assert "8 islands of particles is" in certify(apart, chi2, 100, island=16).verdict
+    assert certify(even, chi2, 100, island=64).verdict.startswith("approximate")
+    assert "is unknown" in certify(even, chi2, 100, island=128).verdict
+
+
 def test_a_handful_of_effective_samples_is_not_reliable() -> None:
     log_w = np.zeros(400)
     log_w[:10] = 7.0  # ten samples hold the weight
