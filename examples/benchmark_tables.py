@@ -22,7 +22,7 @@ from invprob.benchmark import VECTORS, benchmark, runnable
 PROBLEMS = (
     "gaussian/d2", "gaussian/d16", "gmm/d8_dy1_s0", "gmm/d8_dy2_s0", "gmm/d8_dy4_s0",
     "gmm/d80_dy1_s0", "gmm/d80_dy2_s0", "gmm/d80_dy4_s0", "mixture16/mix", "mixture16/blind",
-    "bipsda/half", "bipsda/one", "gmm25to9/d2",
+    "bipsda/half", "bipsda/one",
 )  # fmt: skip
 OVERVIEW = ("oracle", "rtb", "rtb_raw", "guided", "dps", "copaint")
 COLUMNS = {  # headings and what stands under them
