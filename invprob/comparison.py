@@ -20,6 +20,7 @@ from invprob.observation import Observation
 from invprob.posterior import Posterior, bind, resolve_prior
 from invprob.rtb import Progress
 from invprob.trajectory import Propose
+from operators._maps import LinearMap
 from operators.base import ForwardOperator, LinearOperator
 from operators.errors import NotDifferentiable, UnknownName
 from priors.base import Prior
@@ -201,7 +202,7 @@ def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
 
     linearise = operator.linearise
 
-    def linearised(x: Tensor) -> tuple[Tensor, LinearOperator]:
+    def linearised(x: Tensor) -> tuple[Tensor, LinearMap]:
         mean, jacobian = linearise(x)
         for name in LINEAR_STEPS:
             shadow(jacobian, name, "operator")

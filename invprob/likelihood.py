@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from operators._maps import LinearMap
 from operators._stacked import Stacked
-from operators.base import ForwardOperator, LinearOperator
+from operators.base import ForwardOperator
 from operators.noise import Gaussian
 from priors.base import Bounded, Covariance
 
@@ -52,40 +53,37 @@ class Likelihood:
 
     def whitened(self, x: Tensor) -> Tensor:
         """Return the residual (y - A x) / sigma, (B, *y_shape), zero where masked."""
-        mean = self.operator(x)
-        score = self.noise.score(self.y.expand_as(mean), mean)
-        precision = self.noise.precision_as(mean)
-        return torch.where(precision > 0, score * precision.rsqrt(), 0.0)
+        return self._whitened(self.operator(x))
 
     def chi2(self, x: Tensor) -> Tensor:
         """Return the squared whitened residual per unmasked pixel, (B,) float64."""
-        return self._squares(x) / self.noise.count(self.operator.y_shape)
+        return self._squares(self.operator(x)) / self.noise.count(self.operator.y_shape)
 
-    def score(self, x: Tensor) -> Tensor:
-        """Return the gradient of log p(y | x) in x, (B, *x_shape)."""
-        mean, jacobian = self.operator.linearise(x)
-        return jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
+    def guidance(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the proximal shift of x, given the covariance R of its error, score and potential.
 
-    def shift(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
-        """Return the proximal shift of x, given the covariance R of its error, and its potential.
-
-        The shift delta is (B, *x_shape). The potential (B,) float64 is minus the least value of
-        the objective, up to a constant: log p(y | x) with the error of x integrated out, exactly
-        -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2 for linear operators, else by Laplace.
-        Raises NotDifferentiable where the operator has no gradient.
+        Shift and score, the gradient of log p(y | x) in x, are (B, *x_shape). The potential (B,)
+        float64 is minus the least value of the objective, up to a constant: log p(y | x) with the
+        error of x integrated out, exactly -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2 for
+        linear operators, else by Laplace. Raises NotDifferentiable where the operator has no
+        gradient.
         """
+        mean, jacobian = self.operator.linearise(x)
+        score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
         if not self.operator.linear:
-            return self._gauss_newton(x, covariance)
-        mean, operator = self.operator.linearise(x)
+            delta, potential = self._gauss_newton(x, covariance, mean, jacobian)
+            return delta, score, potential
         residual = self.y - mean
         solved, _, delta = self._proximal(
-            operator, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
+            jacobian, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
         )
         own = solved.flatten(1)[:, : residual[0].numel()]  # what belongs to the data
-        return delta, -(residual.flatten(1) * own).double().sum(1) / 2
+        return delta, score, -(residual.flatten(1) * own).double().sum(1) / 2
 
-    def _gauss_newton(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor]:
-        """Return the shift and potential of an operator that is not linear.
+    def _gauss_newton(
+        self, x: Tensor, covariance: Covariance, mean: Tensor, jacobian: LinearMap
+    ) -> tuple[Tensor, Tensor]:
+        """Return the shift and potential of an operator that is not linear, with A(x) and dA/dx.
 
         R may be singular and R^-1 is never applied: every iterate is delta = R w, so that
         delta^T R^-1 delta = w^T delta. Steps are halved per item, and none raises the objective.
@@ -93,12 +91,13 @@ class Likelihood:
         """
         delta = pull = torch.zeros_like(x)
         limit = covariance.limit if isinstance(covariance, Bounded) else math.inf
-        value = self._objective(x, delta, pull, limit)
+        value = self._objective(mean, delta, pull, limit)
         active = torch.ones_like(value, dtype=torch.bool)
         column = (-1, *[1] * (x.ndim - 1))
         solved: Tensor | None = None  # of the step before: where the next solve begins
-        for _ in range(GN_STEPS):
-            mean, jacobian = self.operator.linearise(x + delta)
+        for k in range(GN_STEPS):
+            if k:
+                mean, jacobian = self.operator.linearise(x + delta)
             residual = self.y - mean + jacobian(delta)
             solved, toward, goal = self._proximal(
                 jacobian, covariance, residual, GN_CG_ITERATIONS, GN_CG_TOLERANCE, solved
@@ -107,7 +106,7 @@ class Likelihood:
             for _ in range(GN_HALVINGS + 1):
                 step = share.view(column)
                 trial = delta + step * (goal - delta), pull + step * (toward - pull)
-                found = self._objective(x, *trial, limit)
+                found = self._objective(self.operator(x + trial[0]), *trial, limit)
                 worse = ~(found <= value + GN_GAIN)
                 if not worse.any():
                     break
@@ -124,7 +123,7 @@ class Likelihood:
 
     def _proximal(
         self,
-        jacobian: LinearOperator,
+        jacobian: LinearMap,
         covariance: Covariance,
         residual: Tensor,
         iterations: int,
@@ -137,8 +136,8 @@ class Likelihood:
         """
         noise = self.noise
         if isinstance(covariance, Bounded):
-            jacobian = Stacked(jacobian)
-            noise, own = jacobian.noise(noise, covariance.limit), jacobian.y_shape[0]
+            jacobian = Stacked(jacobian, covariance.limit)
+            noise, own = jacobian.noise(noise), jacobian.y_shape[0]
             residual = residual.flatten(1)
             residual = torch.cat(
                 [residual, residual.new_zeros(len(residual), own - jacobian.data)], 1
@@ -150,18 +149,23 @@ class Likelihood:
         pull = jacobian.adjoint(solved)
         return solved, pull, covariance(pull) if callable(covariance) else covariance * pull
 
-    def _objective(self, x: Tensor, delta: Tensor, pull: Tensor, limit: float) -> Tensor:
-        """Return the proximal objective at x + delta, less a constant, (B,).
+    def _objective(self, mean: Tensor, delta: Tensor, pull: Tensor, limit: float) -> Tensor:
+        """Return the proximal objective at x + delta, less a constant, (B,); mean = A(x + delta).
 
         delta is R pull, or S pull where R has a limit.
         """
         wide = delta.double()
         distance = (wide * (pull.double() + wide / limit)).flatten(1).sum(1)
-        return (self._squares(x + delta) + distance) / 2
+        return (self._squares(mean) + distance) / 2
 
-    def _squares(self, x: Tensor) -> Tensor:
-        """Return |(y - A x) / sigma|^2 over the unmasked pixels, (B,) float64."""
-        return self.whitened(x).flatten(1).double().square().sum(1)
+    def _squares(self, mean: Tensor) -> Tensor:
+        """Return |(y - mean) / sigma|^2 over the unmasked pixels, (B,) float64."""
+        return self._whitened(mean).flatten(1).double().square().sum(1)
+
+    def _whitened(self, mean: Tensor) -> Tensor:
+        score = self.noise.score(self.y.expand_as(mean), mean)
+        precision = self.noise.precision_as(mean)
+        return torch.where(precision > 0, score * precision.rsqrt(), 0.0)
 
     def repeat(self, times: int) -> Likelihood:
         """Return the likelihood of every observation `times` in a row, (M * times, *y_shape)."""

@@ -101,9 +101,8 @@ def guide(
         if clean is None:
             clean = prior.denoise(z, t)
         x = prior.decode(clean)
-        delta, potential = likelihood.shift(x, prior.covariance(z, t, clean))
-        score = prior.scale**2 * likelihood.score(x)
-        moved, risen = (prior.encode(x + step) - clean for step in (delta, score))
+        delta, score, potential = likelihood.guidance(x, prior.covariance(z, t, clean))
+        moved, risen = (prior.encode(x + step) - clean for step in (delta, prior.scale**2 * score))
         return Guidance(clean, moved, risen, potential)
 
 

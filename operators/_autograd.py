@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from operators.base import LinearOperator
+    from operators._maps import LinearMap
 
 __all__ = ["apply_linear", "apply_solve"]
 
@@ -21,7 +21,7 @@ class _Linear(torch.autograd.Function):
     """A or A^T; the derivative of either is the other, so any order of derivative works."""
 
     @staticmethod
-    def forward(a: Tensor, operator: LinearOperator, transposed: bool) -> Tensor:
+    def forward(a: Tensor, operator: LinearMap, transposed: bool) -> Tensor:
         result = operator._apply_adjoint(a) if transposed else operator._apply(a)
         return result.contiguous()  # not a view of a padded buffer
 
@@ -39,14 +39,14 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[int, ...], a: Tensor, operator: LinearOperator, transposed: bool
+        info: Any, in_dims: tuple[int, ...], a: Tensor, operator: LinearMap, transposed: bool
     ) -> tuple[Tensor, int]:
         rows = a.movedim(in_dims[0], 0)
         result = apply_linear(rows.flatten(0, 1), operator, transposed)
         return result.reshape(*rows.shape[:2], *result.shape[1:]), 0
 
 
-def apply_linear(a: Tensor, operator: LinearOperator, transposed: bool) -> Tensor:
+def apply_linear(a: Tensor, operator: LinearMap, transposed: bool) -> Tensor:
     """A a, or A^T a where `transposed`, for a checked batch; differentiable to any order."""
     # torch leaves apply untyped
     result: Tensor = _Linear.apply(a, operator, transposed)  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ class _Solve(torch.autograd.Function):
     """v -> (r2 A A^T + Sigma)^-1 v; a symmetric matrix, so the derivative is the same solve."""
 
     @staticmethod
-    def forward(v: Tensor, operator: LinearOperator, *arguments: Any) -> Tensor:
+    def forward(v: Tensor, operator: LinearMap, *arguments: Any) -> Tensor:
         r2, noise, iterations, tolerance, start = arguments
         return operator._solve(r2, noise, v, iterations, tolerance, start)
 
@@ -72,7 +72,7 @@ class _Solve(torch.autograd.Function):
         return solved, None, None, None, None, None, None
 
 
-def apply_solve(v: Tensor, operator: LinearOperator, *arguments: Any) -> Tensor:
+def apply_solve(v: Tensor, operator: LinearMap, *arguments: Any) -> Tensor:
     """`operator._solve` of v, differentiable in v.
 
     arguments: r2, noise, iterations, tolerance, start.

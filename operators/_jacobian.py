@@ -1,4 +1,4 @@
-"""The derivative of a forward operator at a batch of points, as a linear operator.
+"""The derivative of a forward operator at a batch of points, as a linear map.
 
     A(x + e) = A(x) + J e + O(e^2)
 
@@ -10,31 +10,24 @@ products"). Both reuse one recorded evaluation of A, however many products are t
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from operators.base import ForwardOperator, LinearOperator
-from operators.errors import ObservationError
+from operators._maps import LinearMap, Map
 
 __all__ = ["Jacobian"]
 
 
-class Jacobian(LinearOperator):
+class Jacobian(LinearMap):
     """dA/dx at x (B, *x_shape): acts on batches of B, item i by the derivative at x_i."""
 
-    def __init__(self, operator: ForwardOperator, x: Tensor) -> None:
+    def __init__(self, operator: Map, x: Tensor) -> None:
         """Evaluate the operator at x, in float32 or float64, and record its graph."""
         self._operator = operator
         with torch.enable_grad():
             self._x = x.detach().requires_grad_()
             self._mean = operator(self._x)
-
-    @classmethod
-    def default(cls, x_shape: tuple[int, ...]) -> Self:
-        """Raise ObservationError: a derivative belongs to an operator and a point."""
-        raise ObservationError("a Jacobian has no default: take operator.linearise(x)")
 
     @property
     def mean(self) -> Tensor:

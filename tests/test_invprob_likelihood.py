@@ -20,7 +20,8 @@ from invprob.certificate import certify
 from invprob.likelihood import Likelihood
 from invprob.posterior import draw
 from invprob.rtb import TrainConfig, Trainer
-from operators.base import Covariance, ForwardOperator
+from operators._maps import Covariance
+from operators.base import ForwardOperator
 from operators.errors import NotDifferentiable
 from operators.linear import Linear
 from operators.noise import Gaussian
@@ -81,9 +82,11 @@ def test_a_linear_operator_taken_as_any_other_has_the_closed_form(
     mask = torch.tensor([False, True, False, False]) if masked else None
     noise = Gaussian(torch.tensor([0.2, 0.5, 1.0, 0.3]), mask)
     y, x = normal(3, 4), normal(3, 6, seed=1)
-    exact, potential = Likelihood(Linear(matrix), noise, y).shift(x, covariance)
-    found, value = Likelihood(Pointwise(matrix, lambda a: a), noise, y).shift(x, covariance)
+    exact, slope, potential = Likelihood(Linear(matrix), noise, y).guidance(x, covariance)
+    other = Likelihood(Pointwise(matrix, lambda a: a), noise, y)
+    found, score, value = other.guidance(x, covariance)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(score, slope)
     torch.testing.assert_close(value, potential, rtol=1e-5, atol=1e-6)
 
 
@@ -101,7 +104,7 @@ def test_gauss_newton_descends_to_the_minimum(
     values = []
     for steps in (0, 1, 2, 4, 12):
         monkeypatch.setattr(module, "GN_STEPS", steps)
-        delta, potential = likelihood.shift(x, apply)
+        delta, _, potential = likelihood.guidance(x, apply)
         values.append(-potential)
     assert all((b <= a).all() for a, b in pairwise(values))
     assert (values[3] - values[-1] < 0.01).all(), "the default number of steps is enough here"
@@ -125,9 +128,10 @@ def test_gauss_newton_descends_to_the_minimum(
 def test_score_is_the_gradient() -> None:
     likelihood = Likelihood(PhaseRetrieval((4, 5)), Gaussian(0.3), normal(1, 8, 10).abs())
     x = normal(2, 4, 5, seed=3)
+    _, score, _ = likelihood.guidance(x, 0.5)
     for step in (normal(2, 4, 5, seed=4), normal(2, 4, 5, seed=5)):
         up, down = (likelihood.log_prob(x + h * step) for h in (1e-5, -1e-5))
-        slope = (likelihood.score(x) * step).flatten(1).sum(1)
+        slope = (score * step).flatten(1).sum(1)
         torch.testing.assert_close((up - down) / 2e-5, slope, rtol=1e-6, atol=1e-6)
 
 
@@ -138,9 +142,9 @@ def test_shift_of_an_item_does_not_depend_on_its_batch_mates() -> None:
     y = operator(normal(4, 6, 5, seed=1))
     y[2] = torch.nan
     likelihood = Likelihood(operator, Gaussian(0.02), y)
-    together, potential = likelihood.shift(x, 0.5)
+    together, _, potential = likelihood.guidance(x, 0.5)
     for i in (0, 1, 3):
-        alone, value = replace(likelihood, y=y[i : i + 1]).shift(x[i : i + 1], 0.5)
+        alone, _, value = replace(likelihood, y=y[i : i + 1]).guidance(x[i : i + 1], 0.5)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(potential[i], value[0])
     assert potential[2].isnan(), "broken data must show"
@@ -151,9 +155,8 @@ def test_an_operator_without_gradient_is_refused() -> None:
         differentiable = False
 
     likelihood = Likelihood(Opaque.default((3, 3)), Gaussian(1.0), torch.zeros(1, 3))
-    for method in (likelihood.score, lambda x: likelihood.shift(x, 1.0)):
-        with pytest.raises(NotDifferentiable, match="Opaque has no gradient"):
-            method(torch.zeros(1, 3))
+    with pytest.raises(NotDifferentiable, match="Opaque has no gradient"):
+        likelihood.guidance(torch.zeros(1, 3), 1.0)
 
 
 def quadrature(
