@@ -1,6 +1,6 @@
 """Methods against problems whose exact posterior is known: the distance to it, and its floor.
 
-    rtb       trained on the problem; its samples resampled by their path weights
+    rtb       trained on the problem; its samples resampled where their path weights are reliable
     rtb_raw   the same samples as they were drawn
     guided    the policy before training
     oracle    the exact posterior's denoiser on the same chain: the limit of any policy
@@ -25,7 +25,7 @@ import torch
 from invprob import registry
 from invprob.certificate import Certificate, Twins, certify
 from invprob.comparison import Result, measured, parse, refuse_mismatch
-from invprob.draws import Draws
+from invprob.draws import Draws, corrected
 from invprob.likelihood import Likelihood
 from invprob.metrics import Array, sliced_wasserstein
 from invprob.policy import Policy
@@ -170,9 +170,9 @@ def _run(
     cost["train_seconds"] = seconds
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
-    corrected = replace(certificate, corrected="importance")
+    default = corrected(draws, certificate, pixels, "auto", seed)
     return [
-        _result("rtb", problem, draws.resampled(seed), corrected, cost, reference),
+        _result("rtb", problem, *default, cost, reference),
         _result("rtb_raw", problem, draws, certificate, cost, reference),
     ]
 

@@ -77,10 +77,11 @@ def certify(
     n, fit = len(chi2), float(np.mean(chi2))
     gap = None if gaps is None else float(np.mean(gaps))
     gap_se = None if gaps is None else float(np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
+    wrong = misfit(fit, pixels)
     if not np.isfinite(log_w).all() or n < 2:
         return Certificate(
             n, None, None, None, None, None, None, None, None, fit, 1.0,
-            _verdict(fit, pixels, None, None, n, gap), gap=gap, gap_se=gap_se,
+            wrong or _verdict(None, None, n, gap), gap=gap, gap_se=gap_se,
         )  # fmt: skip
     top = log_w.max()
     weights = np.exp(log_w - top)
@@ -104,9 +105,8 @@ def certify(
         pareto_k=k,
         chi2_per_pixel=fit,
         chi2_expected=1.0,
-        verdict=_island_verdict(fit, pixels, std, len(log_means))
-        if island > 1
-        else _verdict(fit, pixels, ess, k, n, gap),
+        verdict=wrong
+        or (_island_verdict(std, len(log_means)) if island > 1 else _verdict(ess, k, n, gap)),
         gap=gap,
         gap_se=gap_se,
         gap_start=gap_start,
@@ -136,13 +136,8 @@ def fits(chi2: float, pixels: int) -> bool:
     return abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / pixels)
 
 
-def _verdict(
-    chi2: float, pixels: int, ess: float | None, k: float | None, n: int, gap: float | None
-) -> str:
-    """Return one plain sentence: trust, use corrected samples, approximate or do not trust."""
-    wrong = misfit(chi2, pixels)
-    if wrong:
-        return wrong
+def _verdict(ess: float | None, k: float | None, n: int, gap: float | None) -> str:
+    """Return one sentence on samples that fit: trust, use corrected samples or approximate."""
     if ess is None:
         return "no statement: this sampler has no path density, only its fit to the data is known"
     if k is None:
@@ -163,11 +158,8 @@ def _verdict(
     )
 
 
-def _island_verdict(chi2: float, pixels: int, spread: float | None, islands: int) -> str:
+def _island_verdict(spread: float | None, islands: int) -> str:
     """Return the sentence on particles of SMC, whose last weights say little of what was lost."""
-    wrong = misfit(chi2, pixels)
-    if wrong:
-        return wrong
     wanted = f"at most {ISLAND_SPREAD:g} nat over {MIN_ISLANDS} or more is wanted"
     if spread is None or islands < MIN_ISLANDS or spread > ISLAND_SPREAD:
         found = "is unknown" if spread is None else f"is {spread:.1f} nats"

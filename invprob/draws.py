@@ -15,13 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invprob.certificate import Certificate, misfit, reliable
 from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
 from invprob.rtb import Progress
 from invprob.trajectory import Move, Propose, batches, rollout
+from operators.errors import NumericalError
 from priors.base import Prior
 from priors.process import generators
 
+CORRECTIONS = ("auto", "none", "psis", "smc")
 IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
 
 Array = NDArray[np.float64]
@@ -94,3 +97,27 @@ def draw(
         torch.cat(column).numpy() for column in zip(*parts, strict=True)
     )
     return Draws(images, log_likelihood, log_weight, chi2, island=size if smc else 1)
+
+
+def corrected(
+    draws: Draws, known: Certificate, pixels: int, how: str, seed: int
+) -> tuple[Draws, Certificate]:
+    """Return draws and their certificate, corrected by one of `CORRECTIONS`.
+
+    "psis" draws the samples again by importance, and so does "smc" the particles it was drawn
+    with; "auto" is "psis" where the weights are reliable and "none" otherwise. `pixels` counts the
+    unmasked data. Raises NumericalError where the weights are not finite.
+    """
+    trusted = reliable(known.ess, known.pareto_k)
+    if how == "auto":
+        how = "psis" if trusted else "none"
+    if how == "none":
+        return draws, known
+    if known.ess is None:
+        raise NumericalError("path weights are not finite: nothing to correct by; train again")
+    draws = draws.resampled(seed)
+    fit, verdict = float(draws.chi2.mean()), known.verdict
+    if trusted and draws.island == 1:
+        evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}"
+        verdict = misfit(fit, pixels) or f"trust the corrected samples ({how}: {evenness})"
+    return draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)

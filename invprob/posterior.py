@@ -21,17 +21,15 @@ import torch
 from numpy.typing import NDArray
 
 from invprob import registry
-from invprob.certificate import Certificate, Twins, certify, misfit, reliable
-from invprob.draws import Draws, draw
+from invprob.certificate import Certificate, Twins, certify
+from invprob.draws import CORRECTIONS, Draws, corrected, draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.run import Run
-from operators.errors import NumericalError, ObservationError, RunError, UnknownName
+from operators.errors import ObservationError, RunError, UnknownName
 from priors.base import Prior
-
-CORRECTIONS = ("auto", "none", "psis", "smc")
 
 
 class Interrupted(Exception):
@@ -96,28 +94,13 @@ class Posterior:
     ) -> tuple[Draws, Certificate]:
         """Return n samples and their certificate, corrected by one of `CORRECTIONS`.
 
-        "psis" draws the samples again by importance, "smc" resamples on the way as well, "auto"
-        is "psis" where the weights are reliable and "none" otherwise.
+        "smc" resamples on the way as well, for the others see `corrected`.
         """
         if correct not in CORRECTIONS:
             raise UnknownName(f"no correction {correct!r}: choose {', '.join(CORRECTIONS)}")
         draws = self.draw(n, seed, progress, smc=correct == "smc")
-        known = self.certify(draws)
-        trusted = reliable(known.ess, known.pareto_k)
-        if correct == "auto":
-            correct = "psis" if trusted else "none"
-        if correct == "none":
-            return draws, known
-        if known.ess is None:
-            raise NumericalError("path weights are not finite: nothing to correct by; train again")
-        draws = draws.resampled(seed)
-        fit, verdict = float(draws.chi2.mean()), known.verdict
-        if trusted and draws.island == 1:
-            evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {n}"
-            good = f"trust the corrected samples ({correct}: {evenness})"
-            pixels = self.observation.noise.count(self.observation.operator.y_shape)
-            verdict = misfit(fit, pixels) or good
-        return draws, replace(known, chi2_per_pixel=fit, corrected=correct, verdict=verdict)
+        pixels = self.observation.noise.count(self.observation.operator.y_shape)
+        return corrected(draws, self.certify(draws), pixels, correct, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""

@@ -1,6 +1,6 @@
 """A run directory: everything that one training leaves behind, and nothing half-written.
 
-    runs/latest                                 name of the newest run, a small text file
+    runs/latest                                 name of the run trained last, a small text file
     runs/<YYYYmmdd-HHMMSS>-<operator>-<hex4>/   config.json  manifest.json  obs.h5  metrics.jsonl
                                                 checkpoint.pt  checkpoint.prev.pt
 
@@ -86,11 +86,12 @@ class Run:
             observation.write(path / "obs.h5")
             checkpoint.replace(path / "config.json", _pretty(config))
             checkpoint.replace(path / "manifest.json", _pretty(manifest))
-            checkpoint.replace(root / "latest", f"{path.name}\n".encode())
+            run = cls(path)
+            run.become_latest()
         except BaseException:
             shutil.rmtree(path, ignore_errors=True)
             raise
-        return cls(path)
+        return run
 
     @classmethod
     def open(cls, run: str | Path | None = None, root: str | Path = ROOT) -> Self:
@@ -125,6 +126,11 @@ class Run:
     def manifest(self) -> dict[str, Any]:
         """Where the run comes from: versions, seed, command, digest of the observation."""
         return _read_json(self.path / "manifest.json")
+
+    def become_latest(self) -> None:
+        """Make this the run that `open` gives where none is named."""
+        path = self.path.resolve()
+        checkpoint.replace(path.parent / "latest", f"{path.name}\n".encode())
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint by `state` and keep the one before.

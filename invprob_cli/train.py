@@ -110,6 +110,8 @@ def trained(
     if run is None:
         facts = {"prior": name_of_prior, "train": asdict(config)}
         run = Run.create(observation, facts, out, seed=config.seed, command=sys.argv, name=name)
+    else:
+        run.become_latest()
     console.note(f"run {run.path}: {observation.name} with the prior {name_of_prior}")
     with _stoppable() as (stop, received), console.progress() as show:
 

@@ -74,17 +74,14 @@ class Prior(ABC):
     @cached_property
     def residuals(self) -> tuple[float, ...]:
         """E|z_0 - E[z_0 | z_t]|^2 / d on even times from 0 to 1, measured on noised draws."""
-        return tuple(
-            self.residual_error(self.draw(256, seed=0), float(t), seed=1)
-            for t in np.linspace(0, 1, RESIDUAL_TIMES)
-        )
-
-    def residual_error(self, z0: Tensor, t: float, seed: int) -> float:
-        """Return the mean squared denoising error per dimension of z0 (n, *z_shape) at time t."""
-        eps = randn(self.z_shape, generators(seed, range(len(z0))), z0)
+        z0 = self.draw(256, seed=0)
+        eps = randn(self.z_shape, generators(1, range(len(z0))), z0)
+        errors = []
         with torch.no_grad():
-            clean = self.denoise(self.schedule.noise(z0, t, eps), t)
-        return float((clean - z0).double().square().mean())
+            for t in map(float, np.linspace(0, 1, RESIDUAL_TIMES)):
+                clean = self.denoise(self.schedule.noise(z0, t, eps), t)
+                errors.append(float((clean - z0).double().square().mean()))
+        return tuple(errors)
 
     def residual_variance(self, t: float) -> float:
         """Return r2(t) = E|z_0 - zhat_0|^2 / d, the denoiser's mean squared error (model units).

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from typer.testing import CliRunner
 
 from invprob import registry
 from invprob.benchmark import VECTORS, benchmark, runnable
@@ -19,9 +18,9 @@ from invprob.metrics import sliced_wasserstein
 from invprob.suites.base import Problem
 from invprob.suites.gmm import FOLDER, read_instance
 from invprob.suites.gmm25to9 import Deviance
-from invprob_cli.main import app
 from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from priors.gaussian_mixture import GaussianMixture
+from tests.conftest import document, invoke, refused
 
 SMALL = replace(
     VECTORS, width=32, blocks=1, warm_steps=20, warm_batch=64, bank=512, rtb_steps=2, paths=16,
@@ -135,6 +134,7 @@ def test_a_trained_policy_brackets_the_evidence_and_beats_its_start() -> None:
     assert rows["rtb"]["log_z"] == pytest.approx(rows["rtb"]["log_z_exact"], abs=0.1)
     assert rows["rtb"]["sliced_wasserstein"] < 2 * (found.floor["floor"] or 0)
     assert rows["rtb"]["elbo"] == rows["rtb_raw"]["elbo"]
+    assert [r.certificate.corrected for r in found.results] == ["psis", "none", "none"]
     assert rows["rtb"]["mode_weight_error"] is None  # one mode
 
 
@@ -164,18 +164,9 @@ def test_methods_that_cannot_run_are_left_out_or_refused() -> None:
         benchmark(toy, ("orcale",))
 
 
-def run(command: str, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [*command.split(), "--threads", "1"])
-    assert result.exit_code == code, (result.output, result.exception)
-    return result.stdout if code == 0 else result.stderr
-
-
-def test_command_prints_the_promised_document(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_command_prints_the_promised_document(folder: Path) -> None:
     command = "benchmark --suite gaussian --n 60 --seeds 2 --methods oracle,dps:steps=10"
-    facts = json.loads(run(f"{command} --json"), parse_constant=pytest.fail)
+    facts = document(command)
     assert facts["suite"] == "gaussian"
     assert facts["problem"] == "d2"
     assert facts["floor"] > 0
@@ -187,12 +178,12 @@ def test_command_prints_the_promised_document(
     assert Path("benchmark-gaussian-d2/figures/benchmark.png").stat().st_size > 1000
 
 
-def test_command_runs_on_an_instance_file(tmp_path: Path) -> None:
+def test_command_runs_on_an_instance_file(folder: Path) -> None:
     file = FOLDER / "d8_dy1_s0.h5"
-    shown = run(f"benchmark --instance {file} --methods oracle --n 40 --out {tmp_path}/shown")
+    shown = invoke(f"benchmark --instance {file} --methods oracle --n 40 --out shown").stdout
     assert "closest to the exact posterior: oracle" in shown
     assert f"next: invprob benchmark --instance {file}" in shown
-    facts = json.loads((tmp_path / "shown" / "benchmark.json").read_text())
+    facts = json.loads(Path("shown/benchmark.json").read_text())
     assert facts["instance"] == str(file)
 
 
@@ -231,9 +222,8 @@ def test_malformed_instances_are_refused(tmp_path: Path, change: dict, said: str
         ("--set rtb_stepz=3", 2, "did you mean 'rtb_steps'"),
     ],
 )
-def test_faults_are_one_line(tmp_path: Path, command: str, code: int, said: str) -> None:
-    shown = run(f"benchmark {command} --out {tmp_path}", code)
-    assert said in " ".join(shown.split())
+def test_faults_are_one_line(folder: Path, command: str, code: int, said: str) -> None:
+    refused(f"benchmark {command}", code, said)
 
 
 def test_the_given_instance_is_read() -> None:

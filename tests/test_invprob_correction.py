@@ -7,12 +7,14 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
-from invprob.certificate import Twins, log_mean
+from invprob.certificate import Twins, certify, log_mean
 from invprob.correction import Islands, resample, smoothed, systematic
+from invprob.draws import Draws, corrected
 from invprob.policy import Policy
+from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import rollout
 from priors.process import generators
-from tests.test_invprob_rtb import chain_covariance, linear_gaussian
+from tests.test_invprob_rtb import linear_gaussian
 
 
 def test_systematic_draws_are_proportional() -> None:
@@ -38,6 +40,27 @@ def test_smoothing_keeps_the_order_and_tames_the_largest_weight() -> None:
     assert (np.argsort(out, kind="stable") == np.argsort(log_w, kind="stable")).all()
     assert out.max() <= log_w.max()
     assert np.count_nonzero(out != log_w) <= 100  # a fifth: the tail alone
+
+
+def test_samples_are_corrected_where_their_weights_allow_it() -> None:
+    """x ~ N(0, 1) weighted to N(0.5, 1) is even enough; with one weight that holds all, it is not.
+
+    The chi2 of the certificate is that of the samples it comes with.
+    """
+    x = np.random.default_rng(0).normal(size=2000)
+    even, single = x / 2 - 0.125, np.where(np.arange(2000) == 7, 50.0, 0.0)
+    for log_w, how in ((even, "psis"), (single, "none")):
+        draws = Draws(x[:, None].astype("f4"), x, log_w, np.where(x > 0, 1.05, 0.95))
+        known = certify(log_w, draws.chi2, 100)
+        found, certificate = corrected(draws, known, 100, "auto", seed=0)
+        assert certificate.corrected == how
+        assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())
+        if how == "none":
+            assert found is draws and certificate is known
+            continue
+        assert found.x.mean() == pytest.approx(0.5, abs=0.1)
+        assert certificate.verdict.startswith("trust the corrected samples (psis: Pareto k")
+        assert corrected(draws, known, 10**6, "psis", 0)[1].verdict.startswith("do not trust")
 
 
 def test_smc_estimates_the_evidence_between_its_bounds() -> None:

@@ -1,0 +1,51 @@
+"""What the tests of the commands share: how to call one, and a working folder of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: results are those of one thread
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from invprob_cli.main import app
+
+
+def invoke(command: str, code: int = 0) -> Any:
+    """Return the result of a command that must exit with `code`."""
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == code, (result.output, result.exception)
+    return result
+
+
+def document(command: str) -> Any:
+    """Return the JSON document that a command prints, which holds no NaN."""
+    return json.loads(invoke(f"{command} --json").stdout, parse_constant=pytest.fail)
+
+
+def refused(command: str, code: int, said: str) -> None:
+    """Assert that a command ends with `code` and one message that says so, and prints nothing."""
+    result = invoke(command, code)
+    assert said in " ".join(result.stderr.split())
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give a working folder to the module, where figures are coarse: none is looked at.
+
+    Laying one out takes a second; `test_invprob_figures` does it.
+    """
+    path = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path)
+        patch.setattr("invprob.panels.DPI", 20)
+        patch.setattr("matplotlib.figure.Figure.set_layout_engine", lambda *_, **__: None)
+        yield path
