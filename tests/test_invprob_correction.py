@@ -66,7 +66,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
 def test_smc_estimates_the_evidence_between_its_bounds() -> None:
     """An untrained policy, d = 16: log Z within 0.05 nats; lower bound < exact < upper bound."""
     prior, likelihood, matrix = linear_gaussian(16, 8, steps=50)
-    policy, times, size = Policy(prior, 50), prior.schedule.grid(50), 32
+    policy, times, size = Policy(prior, 50, width=8, blocks=1), prior.schedule.grid(50), 32
     policy.foresight.fill_(1.0)
     covariance = chain_covariance(prior, 50)
     data = matrix @ covariance @ matrix.T + 0.04 * np.eye(8)

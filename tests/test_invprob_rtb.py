@@ -16,6 +16,7 @@ from invprob.certificate import Twins, certify
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
+from invprob.policy import Policy
 from invprob.rtb import TrainConfig, Trainer, add_gradient
 from invprob.suites.base import Problem, linear_problem
 from invprob.suites.gaussian import chain_covariance
@@ -69,7 +70,7 @@ def test_gaussian_posterior_mean_covariance_and_evidence() -> None:
         prior,
         likelihood,
         TrainConfig(
-            width=64, blocks=1, warm_steps=10, warm_batch=32, bank=512, rtb_steps=2, paths=16
+            width=16, blocks=1, warm_steps=10, warm_batch=32, bank=512, rtb_steps=2, paths=16
         ),
     )
     while trainer.step < trainer.total:
@@ -97,30 +98,41 @@ def gmm() -> Problem:
     return linear_problem("five", prior, np.array([[0.3, 1.0]]), 0.8, np.array([3.0]))
 
 
-def test_mixture_posterior_and_bounds() -> None:
-    """log Z within 0.1; ELBO <= log Z <= EUBO; sliced Wasserstein at most 0.15 after weighting."""
+def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
+    """log Z within 0.1 before and after 15 RTB steps, which raise the ELBO by 0.4 nats.
+
+    The sliced Wasserstein distance, in standard deviations of the posterior, falls from 0.41 to
+    0.28; of weighted samples it is at most 0.15.
+    """
     problem = gmm()
     prior, likelihood, log_z = problem.prior, problem.likelihood, problem.log_z
-    exact = problem.sample(3000, seed=0)
-    trainer = Trainer(
-        prior,
-        likelihood,
-        TrainConfig(width=64, warm_steps=30, warm_batch=64, bank=512, rtb_steps=3, paths=16),
+    assert log_z is not None
+    exact = problem.sample(2000, seed=0)
+    config = TrainConfig(
+        steps=30, width=32, blocks=1, warm_steps=0, rtb_steps=15, rtb_rate=1e-2, paths=32, ema=0.8
     )
-    while trainer.step < trainer.total:
-        trainer.advance()
-    draws = posterior_of(trainer, 2000)
-    certificate = certify(draws.log_weight, draws.chi2, 1)
-    assert certificate.log_z == pytest.approx(log_z, abs=0.1)
-    assert certificate.elbo is not None and certificate.elbo < log_z
-    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, trainer.times, 64, seed=1)
-    gaps = twins.gaps(prior, trainer.average, 16, seed=2)
-    assert 0 < gaps.mean() < 3
-    weights = np.exp(draws.log_weight - draws.log_weight.max())
-    picks = np.random.default_rng(1).choice(2000, 3000, p=weights / weights.sum())
-    scale = exact.std()
-    mean, _ = sliced_wasserstein(draws.x[picks].astype(float), exact)
-    assert mean / scale < 0.15
+    trainer = Trainer(prior, likelihood, config)
+    elbos, distances = [], []
+    for steps in (0, trainer.total):
+        while trainer.step < steps:
+            trainer.advance()
+        draws = posterior_of(trainer, 1000)
+        certificate = certify(draws.log_weight, draws.chi2, 1)
+        assert certificate.log_z == pytest.approx(log_z, abs=0.1)
+        assert certificate.elbo is not None and certificate.elbo < log_z
+        elbos.append(certificate.elbo - log_z)
+        weighted = draws.resampled(seed=1).x.astype(float)
+        distances.append(
+            [
+                sliced_wasserstein(x, exact)[0] / exact.std()
+                for x in (draws.x.astype(float), weighted)
+            ]
+        )
+    assert elbos[1] - elbos[0] > 0.2  # its standard error is 0.05
+    assert distances[1][0] < distances[0][0]
+    assert max(weighted for _, weighted in distances) < 0.15
+    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, trainer.times, 32, seed=1)
+    assert 0 < twins.gaps(prior, Policy(prior, 30, width=8, blocks=1), 8, seed=2).mean() < 3
 
 
 def test_two_pass_gradient_is_the_autograd_gradient() -> None:
@@ -197,26 +209,24 @@ def test_fault_32_losses_that_stay_nan_abort_and_keep_the_weights() -> None:
 
 
 def test_mixture_instance_of_the_benchmark() -> None:
-    """d = 8, dy = 4, 25 modes: log Z within 0.1, sliced Wasserstein at most 0.15 (floor 0.03)."""
+    """d = 8, dy = 4, 25 modes, not trained: log Z within 0.1; sliced Wasserstein at most 0.15.
+
+    It is 0.03 between exact draws, and at most 0.25 without weights.
+    """
     file = Path(__file__).parents[2] / "shared" / "data" / "gmm_example_d8_dy4.h5"
     if not file.exists():
         pytest.skip("needs the stored instance gmm_example_d8_dy4.h5")
     problem = read_instance(file)
     prior, likelihood, log_z = problem.prior, problem.likelihood, problem.log_z
     exact = problem.sample(2000, seed=0)
-    trainer = Trainer(
-        prior,
-        likelihood,
-        TrainConfig(warm_steps=60, warm_batch=128, bank=1024, rtb_steps=15, paths=64),
-    )
-    while trainer.step < trainer.total:
-        trainer.advance()
-    draws = posterior_of(trainer, 2000)
+    draws = posterior_of(Trainer(prior, likelihood, TrainConfig(width=8, blocks=1)), 1000)
     certificate = certify(draws.log_weight, draws.chi2, 4)
     assert certificate.log_z == pytest.approx(log_z, abs=0.1)
-    chance = np.exp(draws.log_weight - draws.log_weight.max())
-    picks = np.random.default_rng(1).choice(2000, 2000, p=chance / chance.sum())
-    corrected, _ = sliced_wasserstein(draws.x[picks].astype(float), exact)
-    raw, _ = sliced_wasserstein(draws.x.astype(float), exact)
-    assert corrected < 0.15
-    assert raw < 0.25
+    weighted = draws.resampled(seed=1).x.astype(float)
+        certificate.log_z,
+        log_z,
+        sliced_wasserstein(weighted, exact),
+        sliced_wasserstein(draws.x.astype(float), exact),
+    )
+    assert sliced_wasserstein(weighted, exact)[0] < 0.15
+    assert sliced_wasserstein(draws.x.astype(float), exact)[0] < 0.25
