@@ -149,6 +149,18 @@ class Observation:
         data = np.nan_to_num(self.data, nan=0, posinf=0, neginf=0).astype(np.float32)
         return torch.from_numpy(data.reshape(-1, *self.operator.y_shape))
 
+    def one(self, index: int) -> Self:
+        """Return one of several observations; raises ObservationError where there is none."""
+        several = self.data.ndim > len(self.operator.y_shape)
+        count = len(self.data) if several else 1
+        if not 0 <= index < count:
+            raise ObservationError(f"no observation {index}: there are {count}, counted from 0")
+        if not several:
+            return self
+        own = self.truth is not None and self.truth.ndim > len(self.operator.x_shape)
+        truth = self.truth[index] if own and self.truth is not None else self.truth
+        return dataclasses.replace(self, data=self.data[index], truth=truth)
+
     def sha256(self) -> str:
         """Return the digest of all that bears on inference: operator, data, sigma and mask."""
         digest = hashlib.sha256(self.name.encode())

@@ -86,7 +86,7 @@ class _Block(nn.Module):
     def __init__(self, width: int, conv: bool) -> None:
         super().__init__()
         self.film = nn.Linear(EMBEDDING, 2 * width)
-        self.norm = nn.GroupNorm(8, width)
+        self.norm = nn.GroupNorm(min(8, width // 4), width)  # never one value a group
         self.one, self.two = _layer(width, width, conv), _layer(width, width, conv)
 
     def forward(self, h: Tensor, time: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ posterior.certificate
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from invprob import registry
 from invprob.certificate import Certificate, Twins, certify
 from invprob.draws import CORRECTIONS, Draws, corrected, draw
+from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
@@ -38,7 +39,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """A trained posterior p(x | y) of one observation."""
+    """A trained posterior p(x | y) of one observation, and of others by `on`."""
 
     observation: Observation
     prior: Prior
@@ -46,6 +47,8 @@ class Posterior:
     policy: Policy
     certificate: Certificate | None = None
     seconds: float = 0.0  # of training
+    gaps: NDArray[np.float64] | None = None  # EUBO - ELBO of simulated twins
+    gap_start: float | None = None  # their mean before training
 
     @property
     def likelihood(self) -> Likelihood:
@@ -79,15 +82,32 @@ class Posterior:
     def certify(self, draws: Draws) -> Certificate:
         """Return the certificate of these draws, with the gap measured after training."""
         pixels = self.observation.noise.count(self.observation.operator.y_shape)
-        fresh = certify(draws.log_weight, draws.chi2, pixels, island=draws.island)
+        single = draws.island == 1
+        gaps = self.gaps if single else None  # these are gaps of single paths
+        fresh = certify(
+            draws.log_weight, draws.chi2, pixels, gaps, self.gap_start, island=draws.island
+        )
         known = self.certificate
-        if known is None or known.gap is None or known.eubo is None or fresh.elbo is None:
+        if single or known is None or known.eubo is None or fresh.elbo is None:
             return fresh
-        if draws.island > 1:  # the bound from above is that of single paths
-            return replace(fresh, eubo=known.eubo, gap=known.eubo - fresh.elbo)
-        eubo = fresh.elbo + known.gap if fresh.eubo is None else fresh.eubo
-        gap, gap_se, start = known.gap, known.gap_se, known.gap_start
-        return replace(fresh, gap=gap, gap_se=gap_se, gap_start=start, eubo=eubo)
+        return replace(fresh, eubo=known.eubo, gap=known.eubo - fresh.elbo)
+
+    def on(self, observation: Observation, config: TrainConfig | None = None) -> Posterior:
+        """Return the posterior of another observation by the same policy: nothing is trained.
+
+        The policy serves what it was trained for: data of its instrument, or of those that its
+        training ranged over. How well is measured on twins simulated with the new instrument, as
+        many as `config` says. Raises ObservationError where the prior does not fit.
+        """
+        config = config or TrainConfig()
+        if observation.operator.x_shape != self.prior.x_shape:
+            raise ObservationError(
+                f"this posterior is of x of shape {self.prior.x_shape}, the observation's operator "
+                f"takes {observation.operator.x_shape}: train one for it"
+            )
+        twins = simulated_twins(self.prior, observation, self.times, config)
+        gaps = measured_gaps(twins, self.prior, self.policy, config)
+        return replace(self, observation=observation, certificate=None, gaps=gaps, gap_start=None)
 
     def sample_corrected(
         self, n: int, seed: int = 0, correct: str = "auto", progress: Progress | None = None
@@ -116,6 +136,7 @@ class Posterior:
             "policy": self.policy.settings,
             "seconds": self.seconds,
             "certificate": asdict(self.certificate) if self.certificate else None,
+            "gaps": None if self.gaps is None else self.gaps.tolist(),
         }
         (path / "posterior.json").write_text(json.dumps(card, indent=1) + "\n")
 
@@ -138,7 +159,7 @@ class Posterior:
                     f"Resume it with `invprob train --resume {path.name}`"
                 )
         card = json.loads((path / "posterior.json").read_text())
-        observation = Observation.read(path / "obs.h5", operator)
+        observation = Observation.read(path / "obs.h5", operator).one(0)
         name = prior or card["prior"]
         if prior is None and ":" in name:
             raise RunError(f"{path.name} was trained with the prior {name}: pass it as the prior")
@@ -147,7 +168,9 @@ class Posterior:
         policy.load_state_dict(load_file(path / "policy.safetensors"))
         known = card["certificate"]
         certificate = Certificate(**known) if known else None
-        return cls(observation, loaded, name, policy, certificate, card["seconds"])
+        gaps = None if card.get("gaps") is None else np.array(card["gaps"])
+        start = certificate.gap_start if certificate else None
+        return cls(observation, loaded, name, policy, certificate, card["seconds"], gaps, start)
 
 
 def bind(observation: Observation) -> Likelihood:
@@ -174,29 +197,29 @@ def train(
     run: Run | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    ranges: Mapping[str, Any] | None = None,
+    start: Posterior | None = None,
 ) -> Posterior:
-    """Return the RTB posterior of one observation, with its certificate.
+    """Return the RTB posterior of an observation, with its certificate.
+
+    Of several observations in one file RTB takes one after the other, and the certificate is that
+    of the first. ranges: of the parameters of the instrument, see `invprob.instruments`: the policy
+    is then amortised over them, RTB too is on simulated data, and the twins behind the certificate
+    have instruments of their own. start: a posterior whose policy is trained further.
 
     With a `run`, checkpoints go there and an interrupted training continues from the last one.
     Setting `stop` ends it after the current step by `Interrupted`, with everything saved.
     """
     config = config or TrainConfig()
-    likelihood = bind(observation)
-    if len(likelihood.y) > 1:
-        raise ObservationError(
-            f"{len(likelihood.y)} observations in one file: train on one at a time"
-        )
     name, loaded = resolve_prior(observation, prior)
-    trainer = Trainer(loaded, likelihood, config)
-    noise = observation.noise
-    twins = Twins.simulate(
-        loaded, observation.operator, noise, trainer.times, config.twins, seed=config.seed + 1
-    )
+    instruments = Instruments(observation, ranges) if ranges else None
+    trainer = Trainer(loaded, bind(observation), config, instruments)
+    if start is not None:
+        trainer.start_from(start.policy)
+    twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
     state = run.load_checkpoint() if run else None
     if state is None:
-        gap_start = float(
-            twins.gaps(loaded, trainer.average, config.twin_paths, config.seed).mean()
-        )
+        gap_start = float(measured_gaps(twins, loaded, trainer.average, config).mean())
         seconds = 0.0
     else:
         trainer.load(state["trainer"])
@@ -221,15 +244,43 @@ def train(
         if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
             save()
     seconds = time.monotonic() - begun
-    posterior = Posterior(observation, loaded, name, trainer.average, None, seconds)
+    gaps = measured_gaps(twins, loaded, trainer.average, config)
+    posterior = Posterior(
+        observation.one(0), loaded, name, trainer.average, None, seconds, gaps, gap_start
+    )
     draws = posterior.draw(config.certified, config.seed + 2, progress)
-    gaps = twins.gaps(loaded, trainer.average, config.twin_paths, config.seed)
-    pixels = noise.count(observation.operator.y_shape)
-    certificate = certify(draws.log_weight, draws.chi2, pixels, gaps, gap_start)
-    posterior = dataclasses.replace(posterior, certificate=certificate)
+    posterior = replace(posterior, certificate=posterior.certify(draws))
     if run:
         posterior.save_pretrained(run.path)
     return posterior
+
+
+def simulated_twins(
+    prior: Prior,
+    observation: Observation,
+    times: tuple[float, ...],
+    config: TrainConfig,
+    instruments: Instruments | None = None,
+) -> list[Twins]:
+    """Return twins of the observation's instrument, or of as many others each with its own."""
+    if instruments is None:
+        operator, noise = observation.operator, observation.noise
+        return [Twins.simulate(prior, operator, noise, times, config.twins, seed=config.seed + 1)]
+    rng = np.random.default_rng([config.seed, 4])
+    seeds = rng.integers(2**31, size=config.twins).tolist()
+    return [Twins.simulate(prior, *instruments.draw(rng), times, 1, seed) for seed in seeds]
+
+
+def measured_gaps(
+    twins: Sequence[Twins], prior: Prior, policy: Policy, config: TrainConfig
+) -> NDArray[np.float64]:
+    """Return EUBO - ELBO of every twin."""
+    return np.concatenate(
+        [
+            some.gaps(prior, policy, config.twin_paths, config.seed + i)
+            for i, some in enumerate(twins)
+        ]
+    )
 
 
 def scale_warning(observation: Observation, prior: Prior) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.trajectory import Trajectory, batches, guide, prior_paths, rollout
@@ -88,9 +89,20 @@ class TrainConfig:
 class Trainer:
     """Trains one policy on one likelihood; `state` and `load` make it resumable bit by bit."""
 
-    def __init__(self, prior: Prior, likelihood: Likelihood, config: TrainConfig) -> None:
-        """Set up a guided policy; its randomness is a function of (seed, step) alone."""
+    def __init__(
+        self,
+        prior: Prior,
+        likelihood: Likelihood,
+        config: TrainConfig,
+        instruments: Instruments | None = None,
+    ) -> None:
+        """Set up a guided policy; its randomness is a function of (seed, step) alone.
+
+        The likelihood is of one observation, or of several that RTB takes in turn. With
+        `instruments` every batch is simulated for another one, in RTB too: the policy is amortised.
+        """
         self.prior, self.likelihood, self.config = prior, likelihood, config
+        self.instruments = instruments
         self.steps = config.steps or prior.steps
         self.times = prior.schedule.grid(self.steps)
         torch.manual_seed(config.seed)
@@ -104,6 +116,16 @@ class Trainer:
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
         self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
+
+    def start_from(self, policy: Policy) -> None:
+        """Begin with the weights of another policy; raises ObservationError where none fit."""
+        if policy.settings != self.policy.settings:
+            raise ObservationError(
+                f"the policy to start from has {policy.settings}, this training wants "
+                f"{self.policy.settings}: choose the same steps, width and blocks"
+            )
+        for own in (self.policy, self.average):
+            own.load_state_dict(policy.state_dict())
 
     @property
     def total(self) -> int:
@@ -153,19 +175,15 @@ class Trainer:
     def _warm_start(self) -> dict[str, float]:
         """Accumulate the gradient of one warm-start batch."""
         config, rng = self.config, np.random.default_rng([self.config.seed, 1, self.step])
-        if self.bank is None:
-            self.bank = prior_bank(self.prior, config.bank, config.seed, self.times)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         # stratified: every batch meets noise levels from the whole chain
         strata = (np.arange(config.warm_times) + rng.random(config.warm_times)) / config.warm_times
         total = 0.0
         for i in (strata * (self.steps - 1)).astype(int).tolist():
-            which = rng.integers(len(self.bank), size=config.warm_batch // config.warm_times)
-            z0 = self.bank[torch.from_numpy(which)]
-            y = self.simulate(z0, generator)
+            z0, likelihood = self.simulate(config.warm_batch // config.warm_times, rng, generator)
             eps = torch.randn(z0.shape, generator=generator)
             z = self.prior.schedule.noise(z0, self.times[i], eps)
-            met = guide(self.prior, replace(self.likelihood, y=y), z, self.times[i])
+            met = guide(self.prior, likelihood, z, self.times[i])
             error = met.clean + self.policy(z, met, i) - z0
             weight = self.weights[i] / self.policy.scales[i] ** 2 / config.warm_times
             loss = weight * error.square().mean()
@@ -173,24 +191,40 @@ class Trainer:
             total += loss.item()
         return {"loss": total}
 
-    def simulate(self, z0: Tensor, generator: torch.Generator) -> Tensor:
-        """Return data (B, *y_shape) simulated from z0 with this problem's operator and noise."""
+    def simulate(
+        self, n: int, rng: np.random.Generator, generator: torch.Generator
+    ) -> tuple[Tensor, Likelihood]:
+        """Return n draws z_0 of the prior and the likelihood of data simulated from each."""
+        if self.bank is None:
+            self.bank = prior_bank(self.prior, self.config.bank, self.config.seed, self.times)
+        z0 = self.bank[torch.from_numpy(rng.integers(len(self.bank), size=n))]
+        operator, noise = self.likelihood.operator, self.likelihood.noise
+        if self.instruments:
+            operator, noise = self.instruments.draw(rng)
         with torch.no_grad():
-            mean = self.likelihood.operator(self.prior.decode(z0))
-            return self.likelihood.noise.sample(mean, generator)
+            y = noise.sample(operator(self.prior.decode(z0)), generator)
+        return z0, Likelihood(operator, noise, y)
+
+    def _target(self) -> Likelihood:
+        """Return the likelihood of the one observation that this step's RTB paths share."""
+        rng = np.random.default_rng([self.config.seed, 3, self.step])
+        if self.instruments:
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            return self.simulate(1, rng, generator)[1]
+        i = int(rng.integers(len(self.likelihood.y)))
+        return replace(self.likelihood, y=self.likelihood.y[i : i + 1])
 
     def _balance(self) -> dict[str, float]:
-        """Accumulate the gradient of one RTB step: VarGrad over K paths of each observation."""
+        """Accumulate the gradient of one RTB step: VarGrad over K paths of one observation."""
         config = self.config
         seed = int(np.random.SeedSequence([config.seed, 2, self.step]).generate_state(1)[0])
-        count = len(self.likelihood.y)
-        likelihood = self.likelihood.repeat(config.paths)
-        sources = generators(seed, range(count * config.paths))
+        likelihood = self._target().repeat(config.paths)
+        sources = generators(seed, range(config.paths))
         paths = rollout(
             self.prior, self.policy.propose(self.prior, likelihood), sources, self.times
         )
-        log_w = paths.log_weight(self.prior, likelihood).view(count, config.paths)
-        gap = log_w - log_w.mean(1, keepdim=True)
+        log_w = paths.log_weight(self.prior, likelihood)
+        gap = log_w - log_w.mean()
         advantage = self._advantage(paths, log_w)
         add_gradient(
             self.prior,
@@ -201,7 +235,7 @@ class Trainer:
         return {
             "loss": float(gap.square().mean()),
             "elbo": float(log_w.mean()),
-            "std_log_w": float(log_w.std(1).mean()),
+            "std_log_w": float(log_w.std()),
         }
 
     def _advantage(self, paths: Trajectory, log_w: Tensor) -> Tensor:
@@ -212,15 +246,12 @@ class Trainer:
         are those of the least squares over the paths of this and the earlier steps.
         """
         potential = torch.stack([met.potential for met in paths.guidance if met is not None])
-        future = log_w.flatten() - paths.past
-        grouped = [a.view(len(a), *log_w.shape) for a in (potential, future)]
-        x, y = (a - a.mean(2, keepdim=True) for a in grouped)
-        sums = torch.stack([(x * y).sum((1, 2)), (x * x).sum((1, 2))])
-        self.moments = FORGET * self.moments + sums
+        x, y = (a - a.mean(1, keepdim=True) for a in (potential, log_w - paths.past))
+        self.moments = FORGET * self.moments + torch.stack([(x * y).sum(1), (x * x).sum(1)])
         slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
         for policy in (self.policy, self.average):
             policy.foresight.copy_(slope)
-        return (y - slope.view(-1, 1, 1) * x).flatten(1)
+        return y - slope[:, None] * x
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs."""

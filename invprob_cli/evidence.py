@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from invprob.rtb import TrainConfig
 
 STORED = "stored"  # name of the observation's own model
-OTHERS = ("operator", "prior", "noise.sigma", "noise.scale")  # keys besides the operator's own
+OTHERS = ("operator", "prior")  # keys that are no parameter of the instrument
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,32 +121,22 @@ def change(observation: Observation, prior: str | None, operator: str | None, te
     """
     from invprob import registry
     from invprob.posterior import resolve_prior
+    from invprob.settings import with_settings
     from operators.errors import UnknownName
 
     settings = split(text)
     given = dict(options.assignments(settings))
     if len(given) < len(settings):
         raise UnknownName(f"--set {text!r} gives a value twice: one --set is one model")
-    own = [item for item in settings if item.partition("=")[0].strip() not in OTHERS]
+    values = {key: value for key, value in given.items() if key not in OTHERS}
     instrument = observation.operator
     if "operator" in given:
         operator = str(given["operator"])
         instrument = registry.operator_class(operator).default(instrument.x_shape)
     try:
-        config = options.override(instrument.config(), own, instrument.remodelled)
+        changed = with_settings(observation, values, instrument)
     except UnknownName as error:
-        raise UnknownName(f"{error}; or {', '.join(OTHERS)}") from None
-    sigma = given.get("noise.sigma", observation.noise_sigma)
-    scale = given.get("noise.scale", 1.0)
-    for key, value in (("noise.sigma", given.get("noise.sigma", 1.0)), ("noise.scale", scale)):
-        if type(value) not in (int, float):
-            raise UnknownName(f"--set {key}={value}: needed a number")
-    changed = replace(
-        observation,
-        operator=type(instrument).from_config(config),
-        noise_sigma=sigma * scale,
-        truth=None,  # it belongs to the stored model, whose x may have another shape
-    )
+        raise UnknownName(f"--set {error}, {', '.join(OTHERS)}") from None
     name, _ = resolve_prior(changed, str(given["prior"]) if "prior" in given else prior)
     return Model(text or STORED, changed, name, operator)
 

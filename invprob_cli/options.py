@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
+from invprob.settings import changed, near
 from operators.errors import RunError, UnknownName
 
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness.")]
@@ -99,34 +99,15 @@ def assignments(settings: Sequence[str] | None, option: str = "--set") -> Iterat
 
 
 def override(
-    config: dict[str, Any],
+    config: Mapping[str, Any],
     settings: Sequence[str] | None,
     remodelled: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return nested `config` with settings such as `lens.0.theta_E=1.3` applied.
-
-    remodelled: config of a part whose `model` is set, which is done first: parameters then are
-        those of that model. Raises UnknownName with the valid keys.
-    """
-    tree: dict[str, Any] = {"": _copy(config)}
-    for path, value in sorted(assignments(settings), key=lambda item: not _names_model(item[0])):
-        node: Any = tree
-        key: str | int = ""
-        for part in path.split("."):
-            node = node[key]
-            key = int(part) if isinstance(node, list) and part.isdigit() else part
-            known = range(len(node)) if isinstance(node, list) else node
-            if not isinstance(node, list | dict) or key not in known:
-                valid = list(_paths(tree[""]))
-                raise UnknownName(f"--set: no parameter {path!r}{_near(path, valid)}")
-        if _names_model(path) and remodelled:
-            changed = remodelled(dict(node), str(value))
-            node.clear()
-            node |= changed
-        else:
-            node[key] = value
-    result: dict[str, Any] = tree[""]
-    return result
+    """Return nested `config` with settings such as `lens.0.theta_E=1.3`; see `changed`."""
+    try:
+        return changed(config, dict(assignments(settings)), remodelled)
+    except UnknownName as error:
+        raise UnknownName(f"--set: {error}") from None
 
 
 def configured(
@@ -141,7 +122,7 @@ def configured(
     changes = {key: value for key, value in flags.items() if value is not None}
     for key, value in assignments(settings, option):
         if key not in hints:
-            raise UnknownName(f"{option}: no setting {key!r}{_near(key, list(hints))}")
+            raise UnknownName(f"{option}: no setting {key!r}{near(key, list(hints))}")
         accepts: Callable[[Any], bool] = {
             int: lambda v: type(v) is int,
             float: lambda v: type(v) in (int, float) and math.isfinite(v),
@@ -151,32 +132,3 @@ def configured(
             raise UnknownName(f"{option} {key}={value}: needed {key}=<{kind}>, not negative")
         changes[key] = float(value) if hints[key] is float else value
     return dataclasses.replace(base, **changes)  # type: ignore[type-var]
-
-
-def _names_model(path: str) -> bool:
-    return path.endswith(".model")
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    return f"{hint} Valid: {', '.join(known)}"
-
-
-def _paths(tree: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted path of every leaf."""
-    items = enumerate(tree) if isinstance(tree, list) else tree.items()
-    for key, value in items:
-        nested = isinstance(value, dict) or (
-            isinstance(value, list) and any(isinstance(item, dict) for item in value)
-        )
-        if nested:
-            yield from _paths(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
-
-
-def _copy(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _copy(value) for key, value in tree.items()}
-    return [_copy(value) for value in tree] if isinstance(tree, list) else tree

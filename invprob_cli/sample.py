@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 def sample(
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     run: options.RunName = None,
+    obs: Annotated[
+        Path | None,
+        typer.Option(help="Another observation for the same policy; default: the run's own."),
+    ] = None,
+    index: Annotated[
+        int, typer.Option(min=0, help="Which of several observations in the file.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: posterior.h5 in the run.")
     ] = None,
@@ -36,13 +43,19 @@ def sample(
 
     opened = Run.open(run, runs)
     console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
-    file = options.writable(out or opened.path / "posterior.h5")
+    label = (f"{obs.stem}-" if obs else "") + (f"{index}-" if index else "")
+    file = options.writable(out or opened.path / f"{label}posterior.h5")
+    from invprob.observation import Observation
     from invprob.posterior import Posterior
 
     posterior = Posterior.from_pretrained(opened.path)
+    if obs or index:
+        observation = Observation.read(obs or opened.path / "obs.h5").one(index)
+        console.note(f"{file.name}: another observation; its gap is measured on simulated twins")
+        posterior = posterior.on(observation)
     options.check_memory(n, posterior.prior.x_shape)
     options.use_threads(threads)
-    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct)
+    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct, label)
     if as_json:
         console.document(posterior_document(opened.name, file, n, certificate, seconds))
         return
@@ -56,9 +69,18 @@ def sample(
 
 
 def draw_and_write(
-    posterior: Posterior, run: Run, n: int, seed: int, file: Path, correct: str = "auto"
+    posterior: Posterior,
+    run: Run,
+    n: int,
+    seed: int,
+    file: Path,
+    correct: str = "auto",
+    label: str = "",
 ) -> tuple[Certificate, list[Path], float]:
-    """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling."""
+    """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling.
+
+    label: of the figures' names, to tell one observation from another.
+    """
     from invprob import __version__, figures
     from invprob.output import write_posterior
 
@@ -73,7 +95,9 @@ def draw_and_write(
     write_posterior(file, observation, draws, certificate, provenance)
     folder = run.path / "figures"
     drawn = [
-        figures.save(figures.posterior_figure(observation, draws), folder / "posterior.png"),
-        figures.save(figures.samples_figure(observation, draws), folder / "samples.png"),
+        figures.save(
+            figures.posterior_figure(observation, draws), folder / f"{label}posterior.png"
+        ),
+        figures.save(figures.samples_figure(observation, draws), folder / f"{label}samples.png"),
     ]
     return certificate, drawn, seconds

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,6 +48,17 @@ def train(
     rtb_steps: Annotated[int | None, typer.Option(min=0, help="RTB steps, on the data.")] = None,
     paths: Annotated[int | None, typer.Option(min=2, help="Paths per RTB step.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Train briefly, as a first look.")] = False,
+    amortize: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help='Train one policy for a range of instruments: "lens.0.theta_E" = [0.8, 1.4].',
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="RUN", help="Refine the policy of this run, by RTB alone."),
+    ] = None,
     settings: options.Settings = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; default: 0.")
@@ -55,7 +66,7 @@ def train(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train the posterior of an observation; Ctrl-C saves it."""
+    """Train the posterior of an observation, or of many; Ctrl-C saves it."""
     if obs is None and resume is None:
         raise typer.BadParameter("give --obs FILE, or --resume RUN")
     if resume and name:
@@ -64,6 +75,10 @@ def train(
         "steps": steps, "width": width, "blocks": blocks, "warm_steps": warm_steps,
         "rtb_steps": rtb_steps, "paths": paths, "seed": seed,
     }  # fmt: skip
+    if resume and (amortize or start):
+        raise typer.BadParameter("a resumed run keeps its settings: leave --amortize, --from out")
+    if start and flags["warm_steps"] is None:
+        flags["warm_steps"] = 0
     if quick:
         flags |= {key: value for key, value in QUICK.items() if flags[key] is None}
 
@@ -73,17 +88,29 @@ def train(
     run = Run.open(resume, out) if resume else None
     file = obs or (run.path / "obs.h5" if run else Path())
     observation = Observation.read(file, operator)
+    from invprob.instruments import read_ranges
+    from invprob.posterior import Posterior
     from invprob.rtb import TrainConfig
 
     base, stored = TrainConfig(), run.config if run else {}
     if stored:
         base = replace(base, **{k: v for k, v in stored["train"].items() if hasattr(base, k)})
+    more: dict[str, Any] = {key: stored[key] for key in ("ranges", "start") if key in stored}
+    if amortize:
+        more["ranges"] = read_ranges(amortize)
+    if start:
+        more["start"] = str(Run.open(start, out).path)
+    begin = Posterior.from_pretrained(more["start"]) if "start" in more else None
+    if begin and not stored:
+        base = replace(base, **begin.policy.settings)
+        prior = prior or begin.prior_name
     config = options.configured(base, settings, **flags)
     prior = prior or stored.get("prior")
     if run:
-        run.check_same({"prior": prior, "train": asdict(config)}, observation.sha256())
+        facts = {"prior": prior, "train": asdict(config), **more}
+        run.check_same(facts, observation.sha256())
     options.use_threads(threads)
-    posterior, run = trained(observation, prior, config, out, name, run)
+    posterior, run = trained(observation, prior, config, out, name, run, more=more, begin=begin)
     finish(posterior, run, as_json)
 
 
@@ -95,20 +122,27 @@ def trained(
     name: str | None = None,
     run: Run | None = None,
     again: str = "",
+    more: Mapping[str, Any] | None = None,
+    begin: Posterior | None = None,
 ) -> tuple[Posterior, Run]:
     """Return the posterior trained in a new run, or in the `run` to resume, and that run.
 
-    again: the command that continues after an interruption; default: `train --resume`.
+    again: the command that continues after an interruption; default: `train --resume`. more: what
+    the run's config holds besides, the ranges of an amortised policy. begin: what is refined.
     """
+    from invprob.instruments import Instruments
     from invprob.posterior import Interrupted, resolve_prior, scale_warning
     from invprob.posterior import train as train_posterior
     from invprob.run import Run
 
+    more = more or {}
     name_of_prior, loaded = resolve_prior(observation, prior)
+    if "ranges" in more:
+        Instruments(observation, more["ranges"])  # a bad range is told before there is a run
     if warning := scale_warning(observation, loaded):
         console.note(f"warning: {warning}")
     if run is None:
-        facts = {"prior": name_of_prior, "train": asdict(config)}
+        facts = {"prior": name_of_prior, "train": asdict(config), **more}
         run = Run.create(observation, facts, out, seed=config.seed, command=sys.argv, name=name)
     else:
         run.become_latest()
@@ -121,7 +155,9 @@ def trained(
                 raise Interrupted("stopped while drawing the samples of the certificate")
 
         try:
-            posterior = train_posterior(observation, name_of_prior, config, run, progress, stop)
+            posterior = train_posterior(
+                observation, name_of_prior, config, run, progress, stop, more.get("ranges"), begin
+            )
         except Interrupted as interruption:
             stopped = str(interruption)
         else:

@@ -309,3 +309,25 @@ def test_an_operator_that_is_not_linear_goes_the_whole_way(
     invoke(f"simulate --operator opaque.py:Opaque {made}")
     train = f"train --operator opaque.py:Opaque --obs obs.h5 {brief}"
     refused(train, 2, "Opaque has no gradient")
+
+
+def test_one_amortised_run_samples_other_observations_and_is_refined(folder: Path) -> None:
+    Path("ranges.toml").write_text('"noise.scale" = { log = [0.5, 2.0] }')
+    other = SIMULATE.replace("--seed 3", "--seed 5").replace("0.2", "0.3")
+    invoke(f"{other} --out other.h5")
+    small = SMALL.replace("--rtb-steps 2", "--rtb-steps 1")
+    invoke(f"train --obs obs.h5 --amortize ranges.toml --name wide {small}")
+    config = json.loads(Path("runs/wide/config.json").read_text())
+    assert config["ranges"] == {"noise.scale": {"log": [0.5, 2.0]}}
+    shown = document("sample --run wide --obs other.h5 --n 8")
+    assert shown["file"] == "runs/wide/other-posterior.h5" and shown["n"] == 8
+    assert shown["certificate"]["eubo"] > shown["certificate"]["elbo"]
+    with h5py.File("other.h5") as obs, h5py.File(shown["file"]) as drawn:
+        assert np.array_equal(obs["data"], drawn["observed_data/y"])
+    invoke("train --obs other.h5 --from wide --rtb-steps 2 --paths 4 --name fine")
+    fine = json.loads(Path("runs/fine/config.json").read_text())
+    assert fine["train"]["warm_steps"] == 0 and fine["train"]["width"] == 8
+    refused("sample --run wide --index 1", 3, "there are 1")
+    Path("bad.toml").write_text("'noise.scal' = [1, 2]")
+    refused("train --obs obs.h5 --amortize bad.toml --name never", 2, "noise.scale")
+    assert not Path("runs/never").exists()

@@ -291,7 +291,11 @@ def test_a_model_that_is_the_stored_one_counts_once(folder: Path) -> None:
     [
         ("", 2, "nothing to compare"),
         ("--set noise.scale=2 --no-stored", 2, "nothing to compare"),
-        ("--set matrx=3", 2, "did you mean 'matrix'? Valid: matrix; or operator, prior, noise."),
+        (
+            "--set matrx=3",
+            2,
+            "did you mean 'matrix'? Valid: matrix; or noise.sigma, noise.scale, operator, prior",
+        ),
         ("--set noise.scal=3", 2, "noise.scale"),
         ("--set noise.scale=x", 2, "needed a number"),
         ("--set noise.sigma=-1", 3, "must be positive"),
