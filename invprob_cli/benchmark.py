@@ -20,6 +20,8 @@ COLUMNS = {  # scores of the table, by their headings
     "sliced W": "sliced_wasserstein",
     "max W": "max_sliced_wasserstein",
     "mode error": "mode_weight_error",
+    "MMSE gap / dB": "mmse_gap_db",
+    "coverage 90%": "coverage_90",
     "residual / σ": "residual_rms",
     "log Z": "log_z",
     "ELBO": "elbo",
@@ -57,12 +59,14 @@ def benchmark(
     folder = out or Path(f"benchmark-{chosen.name.replace('/', '-')}")
     options.writable(folder / "benchmark.json")
     options.use_threads(threads)
-    from invprob.benchmark import VECTORS
+    from invprob.benchmark import VECTORS, left_out
     from invprob.benchmark import benchmark as score
 
     config = options.configured(VECTORS, settings)
     options.check_memory(11 * n, chosen.prior.x_shape)
     asked = None if methods is None else split_methods(methods)
+    for name, reason in {} if asked else left_out(chosen).items():
+        console.note(f"without {name}: {reason}")
     with console.progress() as progress:
         found = score(chosen, asked, n, range(seed, seed + seeds), config, progress)
     facts = {
@@ -105,6 +109,7 @@ def _show(found: Benchmark, n: int, seeds: int) -> None:
     exact = {
         "sliced_wasserstein": floor["floor"], "max_sliced_wasserstein": floor["floor_max"],
         "mode_weight_error": floor["floor_mode_weight_error"],
+        "mmse_gap_db": floor["floor_mmse_gap_db"], "coverage_90": floor["floor_coverage_90"],
         "residual_rms": found.rows[0]["residual_rms_exact"], "log_z": problem.log_z,
     }  # fmt: skip
     rows = [["exact draws", *(console.cell(exact.get(key)) for key in COLUMNS.values())]]

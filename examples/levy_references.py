@@ -1,0 +1,243 @@
+"""Draw the reference posteriors of the suite `levy` by Gibbs sampling and store them.
+
+    python examples/levy_references.py invprob/suites/instances/levy
+
+Every law is Gaussian given variances w of the increments x, so that both conditionals are exact
+(Bohra et al. 2022, arXiv 2203.09920):
+
+    x | w, y   Gaussian
+    w | x      Gauss: fixed;  Student: inverse-gamma;  Laplace: generalised inverse Gaussian with
+               index 1/2, which is an inverse Gaussian plus a gamma variable of shape 1/2
+    Bernoulli-Laplace: w is switched on or off, one increment after the other, x integrated out
+
+Chains start from draws of the prior, three times as wide. The file states the largest split R-hat
+(Gelman et al. 2013, section 11.4) of the values of the process, of their squares and of the
+log-likelihood, and the smallest effective sample size. Log Z comes by stepping stones (Xie et al.
+2011, doi:10.1093/sysbio/syq085) through powers of the likelihood, each a Gibbs run of its own:
+
+    Z = prod_k E[ L^(beta_(k+1) - beta_k) ]  under the posterior of L^beta_k
+
+Upwards the estimate of log Z tends to be low, and downwards, by E[L^-(...)], high: their mean is
+stored, and half their difference, or the scatter of groups of chains if larger, is its error.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import norm
+
+from invprob.certificate import log_mean
+from invprob.obs_file import whole
+from invprob.suites.levy import PROCESS, Levy, setting, simulated
+from priors.increments import Laplace, Law, Student
+
+Array = NDArray[np.float64]
+
+CHAINS = 40
+BURN = 300
+KEPT = 50  # of each chain
+POWERS = np.linspace(0, 1, 31) ** 5  # of the likelihood, denser at the prior
+GROUPS = 4  # of chains, for the error of log Z
+POWER_SWEEPS = (20, 60)  # of each power: left out, kept
+
+
+def main() -> None:
+    """Write one file a problem."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    known = [name for name in Levy.names if not name.startswith("gauss")]
+    parser.add_argument("--problems", nargs="+", choices=known, default=known)
+    parser.add_argument(
+        "--thin", type=int, default=25, help="sweeps from one kept draw to the next"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    for name in asked.problems:
+        write(asked.out / f"{name}.h5", name, asked.thin, asked.seed)
+
+
+def write(path: Path, name: str, thin: int, seed: int) -> None:
+    """Write the reference of one problem."""
+    prior, matrix, sigma = setting(name)
+    truth, y = simulated(name)
+    rng = np.random.default_rng([seed, Levy.names.index(name)])
+    law, scale = prior.law, prior.scale
+    chains = gibbs(law, matrix * scale, sigma, y, CHAINS, BURN, KEPT * thin, rng) * scale
+    process = chains @ PROCESS.T
+    fit = -np.square((y - chains @ matrix.T) / sigma).sum(-1) / 2
+    watched = np.concatenate([process, process**2, fit[..., None]], -1)
+    thinned = slice(thin - 1, None, thin)
+    kept = chains[:, thinned].reshape(-1, matrix.shape[1])
+    rhat, ess, ess_kept = (
+        split_rhat(watched).max(), effective(watched).min(), effective(watched[:, thinned]).min()
+    )  # fmt: skip
+    log_z, error = evidence(law, matrix * scale, sigma, y, rng)
+    facts = {
+        "seed": seed, "chains": CHAINS, "burn": BURN, "sweeps": KEPT * thin, "rhat": rhat,
+        "ess": ess, "ess_kept": ess_kept, "log_z": log_z, "log_z_se": error,
+    }  # fmt: skip
+    with whole(path, kept.nbytes) as file:
+        fields = {"samples": np.float16(rng.permutation(kept)), "data": y, "truth": truth}
+        for key, value in fields.items():
+            file.create_dataset(
+                key, data=value, compression="gzip", compression_opts=9, shuffle=True,
+                fletcher32=True,
+            )  # fmt: skip
+        file.attrs.update(facts)
+    print(
+        f"wrote {path}, {path.stat().st_size / 1e3:.0f} kB: split R-hat {rhat:.4f}, ESS {ess:.0f}, "
+        f"of the {len(kept)} kept draws {ess_kept:.0f}, log Z {log_z:.2f} ± {error:.2f}",
+        flush=True,
+    )
+
+
+def gibbs(
+    law: Law,
+    matrix: Array,
+    sigma: float,
+    y: Array,
+    chains: int,
+    burn: int,
+    sweeps: int,
+    rng: np.random.Generator,
+    power: float = 1.0,
+) -> Array:
+    """Return draws (chains, sweeps, d) of p(x) N(y; matrix x, sigma^2)^power, x of unit variance.
+
+    Every sweep after the first `burn` is returned.
+    """
+    precision = power / sigma**2
+    gram, pull = precision * matrix.T @ matrix, precision * matrix.T @ y
+    x = 3 * law.draw(rng, (chains, matrix.shape[1]))
+    on = x != 0
+    out = np.empty((chains, sweeps, matrix.shape[1]))
+    for i in range(-burn, sweeps):
+        w = variances(law, x, on, rng)
+        if isinstance(law, Laplace) and law.share < 1:
+            on = switched(law.share, w, on, gram, pull, rng)
+        x = gaussian(np.sqrt(w * on), gram, pull, rng)
+        if i >= 0:
+            out[:, i] = x
+    return out
+
+
+def variances(law: Law, x: Array, on: NDArray[np.bool_], rng: np.random.Generator) -> Array:
+    """Return w given x, shaped as x; from its prior where it is off."""
+    if isinstance(law, Student):
+        unit = (law.freedom - 2) / 2
+        return (unit + x**2 / 2) / rng.gamma((law.freedom + 1) / 2, size=x.shape)
+    if isinstance(law, Laplace):
+        b, size = law.width, np.maximum(np.abs(x), 1e-12)  # zero has no inverse Gaussian
+        given = rng.wald(b * size, size**2) + b**2 * rng.chisquare(1, x.shape)
+        return np.where(on, given, 2 * b**2 * rng.exponential(size=x.shape))
+    return np.ones_like(x)
+
+
+def switched(
+    share: float,
+    w: Array,
+    on: NDArray[np.bool_],
+    gram: Array,
+    pull: Array,
+    rng: np.random.Generator,
+) -> NDArray[np.bool_]:
+    """Return which increments are on, (C, d): each drawn given the others, x integrated out.
+
+    With S = noise + A diag(w on) A^T it holds K = A^T S^-1 A and h = A^T S^-1 y, which change by
+    one rank with every switch.
+    """
+    on = on.copy()
+    root = np.sqrt(w * on)
+    inner = np.eye(len(gram)) + root[:, :, None] * gram * root[:, None, :]
+    half = root[:, :, None] * gram
+    known = np.concatenate([half, (root * pull)[..., None]], -1)
+    solved = half.transpose(0, 2, 1) @ np.linalg.solve(inner, known)
+    k, h = gram - solved[..., :-1], pull - solved[..., -1]
+    uniform = rng.random(on.shape)
+    for j in range(on.shape[1]):
+        old = w[:, j] * on[:, j]
+        left = 1 - old * k[:, j, j]  # what the increment itself explains is taken out
+        tau, beta = k[:, j, j] / left, h[:, j] / left
+        total = 1 + w[:, j] * tau
+        logit = np.log(share / (1 - share)) - np.log(total) / 2 + w[:, j] * beta**2 / total / 2
+        new = uniform[:, j] < 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
+        turned = np.flatnonzero(new != on[:, j])
+        change = np.where(new, w[:, j], -w[:, j])[turned]
+        column = k[turned, :, j]
+        factor = change / (1 + change * column[:, j])
+        h[turned] -= (factor * h[turned, j])[:, None] * column
+        k[turned] -= factor[:, None, None] * column[:, :, None] * column[:, None, :]
+        on[:, j] = new
+    return on
+
+
+def gaussian(root: Array, gram: Array, pull: Array, rng: np.random.Generator) -> Array:
+    """Return x (C, d) given its standard deviations `root` (C, d), zero where x is off."""
+    precision = np.eye(len(gram)) + root[:, :, None] * gram * root[:, None, :]
+    factor = torch.linalg.cholesky(torch.from_numpy(precision))
+    mean = torch.cholesky_solve(torch.from_numpy(root * pull)[..., None], factor)
+    noise = torch.from_numpy(rng.normal(size=(*root.shape, 1)))
+    spread = torch.linalg.solve_triangular(factor.mT, noise, upper=True)
+    return root * (mean + spread)[..., 0].numpy()
+
+
+def evidence(
+    law: Law, matrix: Array, sigma: float, y: Array, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return log Z and its error, by stepping stones in both directions."""
+    burn, sweeps = POWER_SWEEPS
+    fits = []
+    for power in POWERS:
+        x = gibbs(law, matrix, sigma, y, CHAINS, burn, sweeps, rng, power)
+        fits.append(norm.logpdf(y, x @ matrix.T, sigma).sum(-1))
+    steps = np.diff(POWERS)
+
+    def both(rows: slice) -> Array:
+        """Return the estimates upwards and downwards from some of the chains."""
+        pairs = zip(steps, fits[:-1], fits[1:], strict=True)
+        ways = [
+            (log_mean(step * low[rows].ravel()), -log_mean(-step * high[rows].ravel()))
+            for step, low, high in pairs
+        ]
+        return np.sum(ways, axis=0)
+
+    up, down = both(slice(None))
+    groups = [both(slice(i, None, GROUPS)).mean() for i in range(GROUPS)]
+    scatter = np.std(groups, ddof=1) / np.sqrt(GROUPS)
+    return float(up + down) / 2, float(max(scatter, abs(up - down) / 2))
+
+
+def split_rhat(draws: Array) -> Array:
+    """Return the split R-hat of every quantity of draws (C, N, Q), (Q,)."""
+    halves = np.concatenate(np.array_split(draws, 2, axis=1))
+    within = halves.var(1, ddof=1).mean(0)
+    between = halves.mean(1).var(0, ddof=1)
+    return np.sqrt(1 - 1 / halves.shape[1] + between / within)
+
+
+def effective(draws: Array) -> Array:
+    """Return the effective sample size of every quantity of draws (C, N, Q), (Q,).
+
+    Autocorrelations of all chains about their common mean are summed up to the first pair whose
+    sum is not positive (Geyer 1992, doi:10.1214/ss/1177011137).
+    """
+    chains, n, count = draws.shape
+    sizes = np.empty(count)
+    for q in range(count):
+        centred = draws[..., q] - draws[..., q].mean()
+        spectrum = np.abs(np.fft.rfft(centred, 2 * n)) ** 2
+        covariance = np.fft.irfft(spectrum.mean(0))[:n] / n
+        pairs = (covariance / covariance[0])[: n // 2 * 2].reshape(-1, 2).sum(1)
+        last = np.argmax(pairs <= 0) if (pairs <= 0).any() else len(pairs)
+        sizes[q] = chains * n / max(2 * pairs[:last].sum() - 1, 1.0)
+    return sizes
+
+
+if __name__ == "__main__":
+    main()
