@@ -24,8 +24,10 @@ stored, and half their difference, or the scatter of groups of chains if larger,
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
+import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,9 +40,8 @@ from priors.increments import Laplace, Law, Student
 
 Array = NDArray[np.float64]
 
-CHAINS = 40
 BURN = 300
-KEPT = 50  # of each chain
+DRAWS = 2000  # kept, of all chains
 POWERS = np.linspace(0, 1, 31) ** 5  # of the likelihood, denser at the prior
 GROUPS = 4  # of chains, for the error of log Z
 POWER_SWEEPS = (20, 60)  # of each power: left out, kept
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     known = [name for name in Levy.names if not name.startswith("gauss")]
     parser.add_argument("--problems", nargs="+", choices=known, default=known)
+    parser.add_argument("--chains", type=int, default=40, help=f"a divisor of {DRAWS}")
     parser.add_argument(
         "--thin", type=int, default=25, help="sweeps from one kept draw to the next"
     )
@@ -59,16 +61,16 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     for name in asked.problems:
-        write(asked.out / f"{name}.h5", name, asked.thin, asked.seed)
+        write(asked.out / f"{name}.h5", name, asked.chains, asked.thin, asked.seed)
 
 
-def write(path: Path, name: str, thin: int, seed: int) -> None:
-    """Write the reference of one problem."""
+def write(path: Path, name: str, count: int, thin: int, seed: int) -> None:
+    """Write the reference of one problem, from `count` chains."""
     prior, matrix, sigma = setting(name)
     truth, y = simulated(name)
     rng = np.random.default_rng([seed, Levy.names.index(name)])
     law, scale = prior.law, prior.scale
-    chains = gibbs(law, matrix * scale, sigma, y, CHAINS, BURN, KEPT * thin, rng) * scale
+    chains = gibbs(law, matrix * scale, sigma, y, count, BURN, DRAWS // count * thin, rng) * scale
     process = chains @ PROCESS.T
     fit = -np.square((y - chains @ matrix.T) / sigma).sum(-1) / 2
     watched = np.concatenate([process, process**2, fit[..., None]], -1)
@@ -77,9 +79,9 @@ def write(path: Path, name: str, thin: int, seed: int) -> None:
     rhat, ess, ess_kept = (
         split_rhat(watched).max(), effective(watched).min(), effective(watched[:, thinned]).min()
     )  # fmt: skip
-    log_z, error = evidence(law, matrix * scale, sigma, y, rng)
+    log_z, error = evidence(law, matrix * scale, sigma, y, count, rng)
     facts = {
-        "seed": seed, "chains": CHAINS, "burn": BURN, "sweeps": KEPT * thin, "rhat": rhat,
+        "seed": seed, "chains": count, "burn": BURN, "sweeps": chains.shape[1], "rhat": rhat,
         "ess": ess, "ess_kept": ess_kept, "log_z": log_z, "log_z_se": error,
     }  # fmt: skip
     with whole(path, kept.nbytes) as file:
@@ -149,52 +151,66 @@ def switched(
 ) -> NDArray[np.bool_]:
     """Return which increments are on, (C, d): each drawn given the others, x integrated out.
 
-    With S = noise + A diag(w on) A^T it holds K = A^T S^-1 A and h = A^T S^-1 y, which change by
+    With S = noise + A diag(w on) A^T these hold K = A^T S^-1 A and h = A^T S^-1 y, which change by
     one rank with every switch.
     """
-    on = on.copy()
     root = np.sqrt(w * on)
-    inner = np.eye(len(gram)) + root[:, :, None] * gram * root[:, None, :]
     half = root[:, :, None] * gram
-    known = np.concatenate([half, (root * pull)[..., None]], -1)
-    solved = half.transpose(0, 2, 1) @ np.linalg.solve(inner, known)
-    k, h = gram - solved[..., :-1], pull - solved[..., -1]
-    uniform = rng.random(on.shape)
-    for j in range(on.shape[1]):
-        old = w[:, j] * on[:, j]
-        left = 1 - old * k[:, j, j]  # what the increment itself explains is taken out
-        tau, beta = k[:, j, j] / left, h[:, j] / left
-        total = 1 + w[:, j] * tau
-        logit = np.log(share / (1 - share)) - np.log(total) / 2 + w[:, j] * beta**2 / total / 2
-        new = uniform[:, j] < 1 / (1 + np.exp(-np.clip(logit, -700, 700)))
-        turned = np.flatnonzero(new != on[:, j])
-        change = np.where(new, w[:, j], -w[:, j])[turned]
-        column = k[turned, :, j]
-        factor = change / (1 + change * column[:, j])
-        h[turned] -= (factor * h[turned, j])[:, None] * column
-        k[turned] -= factor[:, None, None] * column[:, :, None] * column[:, None, :]
-        on[:, j] = new
+    known = torch.from_numpy(np.concatenate([half, (root * pull)[..., None]], -1))
+    solved = torch.from_numpy(half).mT @ torch.cholesky_solve(known, cholesky(root, gram))
+    k, h = gram - solved[..., :-1].numpy(), pull - solved[..., -1].numpy()
+    return walk(np.log(share / (1 - share)), w, on.copy(), k, h, rng.random(on.shape))
+
+
+@numba.njit  # type: ignore[untyped-decorator]
+def walk(
+    odds: float, w: Array, on: NDArray[np.bool_], k: Array, h: Array, uniform: Array
+) -> NDArray[np.bool_]:
+    """Return `on` after one pass over the increments of every chain; changes k and h as well."""
+    for c in range(len(w)):
+        for j in range(w.shape[1]):
+            wj = w[c, j]
+            left = 1 - wj * on[c, j] * k[c, j, j]  # what the increment itself explains: taken out
+            tau, beta = k[c, j, j] / left, h[c, j] / left
+            total = 1 + wj * tau
+            logit = odds - math.log(total) / 2 + wj * beta**2 / total / 2
+            new = uniform[c, j] * (1 + math.exp(-logit)) < 1
+            if new == on[c, j]:
+                continue
+            change = wj if new else -wj
+            factor, hj = change / (1 + change * k[c, j, j]), h[c, j]
+            column = k[c, j].copy()
+            for i in range(len(column)):  # plain loops: array expressions take long to compile
+                h[c, i] -= factor * hj * column[i]
+                for m in range(len(column)):
+                    k[c, i, m] -= factor * column[i] * column[m]
+            on[c, j] = new
     return on
 
 
 def gaussian(root: Array, gram: Array, pull: Array, rng: np.random.Generator) -> Array:
     """Return x (C, d) given its standard deviations `root` (C, d), zero where x is off."""
-    precision = np.eye(len(gram)) + root[:, :, None] * gram * root[:, None, :]
-    factor = torch.linalg.cholesky(torch.from_numpy(precision))
+    factor = cholesky(root, gram)
     mean = torch.cholesky_solve(torch.from_numpy(root * pull)[..., None], factor)
     noise = torch.from_numpy(rng.normal(size=(*root.shape, 1)))
     spread = torch.linalg.solve_triangular(factor.mT, noise, upper=True)
     return root * (mean + spread)[..., 0].numpy()
 
 
+def cholesky(root: Array, gram: Array) -> torch.Tensor:
+    """Return the Cholesky factor of 1 + diag(root) gram diag(root), (C, d, d)."""
+    inner = np.eye(len(gram)) + root[:, :, None] * gram * root[:, None, :]
+    return torch.linalg.cholesky(torch.from_numpy(inner))
+
+
 def evidence(
-    law: Law, matrix: Array, sigma: float, y: Array, rng: np.random.Generator
+    law: Law, matrix: Array, sigma: float, y: Array, chains: int, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Return log Z and its error, by stepping stones in both directions."""
     burn, sweeps = POWER_SWEEPS
     fits = []
     for power in POWERS:
-        x = gibbs(law, matrix, sigma, y, CHAINS, burn, sweeps, rng, power)
+        x = gibbs(law, matrix, sigma, y, chains, burn, sweeps, rng, power)
         fits.append(norm.logpdf(y, x @ matrix.T, sigma).sum(-1))
     steps = np.diff(POWERS)
 

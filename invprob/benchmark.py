@@ -62,21 +62,22 @@ class Benchmark:
 def runnable(problem: Problem) -> tuple[str, ...]:
     """Return the methods that can run on a problem."""
     out = left_out(problem)
-    return tuple(name for name in _methods() if name not in out)
+    return tuple(name for name in known_methods() if name not in out)
 
 
 def left_out(problem: Problem) -> dict[str, str]:
     """Return the methods that cannot run on a problem, each with the reason."""
     reasons = {}
-    for name in _methods():
+    for name in known_methods():
         try:
             _check(name, problem)
-        except (NotDifferentiable, UnknownName) as error:
+        except NotDifferentiable as error:
             reasons[name] = str(error)
     return reasons
 
 
-def _methods() -> tuple[str, ...]:
+def known_methods() -> tuple[str, ...]:
+    """Return the names of all methods."""
     return (*TRAINED, "oracle", *registry.names("baselines"))
 
 

@@ -65,19 +65,20 @@ def benchmark(
     config = options.configured(VECTORS, settings)
     options.check_memory(11 * n, chosen.prior.x_shape)
     asked = None if methods is None else split_methods(methods)
-    for name, reason in {} if asked else left_out(chosen).items():
-        console.note(f"without {name}: {reason}")
     with console.progress() as progress:
         found = score(chosen, asked, n, range(seed, seed + seeds), config, progress)
     facts = {
         **source, "n": n, "seeds": seeds, "steps": chosen.prior.steps,
         "log_z_exact": chosen.log_z, **found.floor, "methods": found.rows,
+        "left_out": left_out(chosen) if asked is None else {},
     }  # fmt: skip
     wrote = _write(facts, folder, found)
     if as_json:
         console.document(facts)
         return
     _show(found, n, seeds)
+    for method, why in facts["left_out"].items():
+        console.say(f"{method}: not run: {why}")
     option = f"--instance {instance}" if instance else f"--suite {source['suite']}"
     name = f" --problem {source['problem']}" if "problem" in source else ""
     console.ending(wrote, _headline(found), f"invprob benchmark {option}{name} --seeds 5")

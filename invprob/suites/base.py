@@ -26,7 +26,7 @@ from torch import Tensor
 
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
-from operators.errors import ObservationError, UnknownName
+from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from operators.linear import Linear
 from operators.noise import Gaussian
 from priors.base import Prior
@@ -65,11 +65,11 @@ class Problem(ABC):
     def oracle(self, likelihood: Likelihood) -> Propose:
         """Return the posterior's own denoiser as a sampler on the prior's chain.
 
-        Raises UnknownName where there is none.
+        Raises NotDifferentiable where there is none.
         """
-        raise UnknownName(
-            f"{self.name} has no oracle: its posterior is known by samples alone, and they have no "
-            "denoiser; leave it out"
+        raise NotDifferentiable(
+            f"oracle needs the posterior's own denoiser, but that of {self.name} is known by "
+            "stored draws alone: leave it out"
         )
 
     def viewed(self, x: Array) -> Array:

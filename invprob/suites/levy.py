@@ -14,7 +14,7 @@ compared as the process cumsum(x). The posterior of the Gauss problems is in clo
 others `examples/levy_references.py` drew it by Gibbs sampling and stored
 
     data (dy,)   truth (64,)   samples (N, 64) of x, nearly independent
-    attributes: seed, chains, sweeps, rhat, ess, log_z, log_z_se
+    attributes: seed, chains, burn, sweeps, rhat, ess, ess_kept, log_z, log_z_se
 """
 
 from __future__ import annotations
