@@ -27,7 +27,7 @@ from invprob.certificate import Certificate, Twins, certify
 from invprob.comparison import Result, measured, parse, refuse_mismatch
 from invprob.draws import Draws, corrected
 from invprob.likelihood import Likelihood
-from invprob.metrics import Array, sliced_wasserstein
+from invprob.metrics import Array, optimality_gap, posterior_coverage, sliced_wasserstein
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.suites.base import Problem
@@ -61,14 +61,24 @@ class Benchmark:
 
 def runnable(problem: Problem) -> tuple[str, ...]:
     """Return the methods that can run on a problem."""
-    able = []
-    for name in (*TRAINED, "oracle", *registry.names("baselines")):
+    out = left_out(problem)
+    return tuple(name for name in known_methods() if name not in out)
+
+
+def left_out(problem: Problem) -> dict[str, str]:
+    """Return the methods that cannot run on a problem, each with the reason."""
+    reasons = {}
+    for name in known_methods():
         try:
             _check(name, problem)
-        except NotDifferentiable:
-            continue
-        able.append(name)
-    return tuple(able)
+        except NotDifferentiable as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def known_methods() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    return (*TRAINED, "oracle", *registry.names("baselines"))
 
 
 def benchmark(
@@ -90,13 +100,14 @@ def benchmark(
         _check(name, problem)
     reference = problem.reference(REFERENCE * n, EXACT_SEED)
     exact = [problem.sample(n, EXACT_SEED + 1 + i) for i in range(REPEATS)]
-    distances = np.array([sliced_wasserstein(x, reference) for x in exact])
-    modes = [problem.mode_weight_error(x) for x in exact]
+    scores = [_distances(problem, x, reference) for x in exact]
+    means = {f"floor_{key}": _mean([score[key] for score in scores]) for key in scores[0]}
+    distances = [score["sliced_wasserstein"] for score in scores]
     floor: dict[str, float | None] = {
-        "floor": float(distances[:, 0].mean()),
-        "floor_spread": float(distances[:, 0].std(ddof=1)),
-        "floor_max": float(distances[:, 1].mean()),
-        "floor_mode_weight_error": _mean(modes),
+        "floor": means.pop("floor_sliced_wasserstein"),
+        "floor_spread": _mean(distances, partial(np.std, ddof=1)),
+        "floor_max": means.pop("floor_max_sliced_wasserstein"),
+        **means,
     }
     runs = [
         [
@@ -118,7 +129,9 @@ def _check(name: str, problem: Problem) -> None:
             raise NotDifferentiable(
                 f"{name} needs a gradient, {type(operator).__name__} has none: leave it out"
             )
-    elif name != "oracle":
+    elif name == "oracle":
+        problem.oracle(problem.likelihood)  # raises where there is none
+    else:
         try:
             method = parse(name)
         except UnknownName as error:
@@ -197,13 +210,9 @@ def _result(
     reference: Array,
 ) -> Result:
     """Return the scores of one row."""
-    x = draws.x.astype(float)
-    mean, largest = sliced_wasserstein(x, reference)
     exact = problem.likelihood.chi2(torch.from_numpy(reference)).mean()
     scores: dict[str, float | None] = {
-        "sliced_wasserstein": mean,
-        "max_sliced_wasserstein": largest,
-        "mode_weight_error": problem.mode_weight_error(x),
+        **_distances(problem, draws.x.astype(float), reference),
         "residual_rms": float(np.sqrt(draws.chi2.mean())),
         "residual_rms_exact": float(exact.sqrt()),
         "log_z": certificate.log_z,
@@ -216,6 +225,19 @@ def _result(
         **cost,
     }
     return Result(name, draws, certificate, scores)
+
+
+def _distances(problem: Problem, x: Array, reference: Array) -> dict[str, float | None]:
+    """Return how far samples x (n, d) lie from the exact posterior, as the problem views them."""
+    seen, exact = problem.viewed(x), problem.viewed(reference)
+    mean, largest = sliced_wasserstein(seen, exact)
+    return {
+        "sliced_wasserstein": mean,
+        "max_sliced_wasserstein": largest,
+        "mode_weight_error": problem.mode_weight_error(x),
+        "mmse_gap_db": optimality_gap(seen, exact),
+        "coverage_90": posterior_coverage(seen, exact),
+    }
 
 
 def _row(results: list[Result]) -> dict[str, Any]:

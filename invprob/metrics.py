@@ -46,15 +46,34 @@ def coverage(samples: Array, truth: Array, level: float = 0.9) -> float | None:
     statistics that n exact samples cover with probability `level`; None where n is too small to
     have them (under 19 samples at 90%).
     """
+    bright = np.abs(truth) > BRIGHT * np.abs(truth).max()
+    return posterior_coverage(samples[:, bright], truth[bright], level)
+
+
+def posterior_coverage(samples: Array, exact: Array, level: float = 0.9) -> float | None:
+    """Return the share of values of exact (m, *shape) inside central intervals of samples.
+
+    `exact` are draws of the exact posterior, or one truth (*shape): the mean over draws is the
+    expected coverage of the truth. Intervals and None as in `coverage`.
+    """
     n = len(samples)
     tail = (n + 1) * (1 - level) / 2
     if tail < 1 - 1e-9:
         return None
-    bright = np.abs(truth) > BRIGHT * np.abs(truth).max()
     # between the order statistics a and n + 1 - a of n exact samples lies (n + 1 - 2a) / (n + 1)
     where = np.clip(np.array([tail - 1, n - tail]) / (n - 1), 0, 1)  # rounding only
-    low, high = np.quantile(samples[:, bright], where, axis=0)
-    return float(((truth[bright] >= low) & (truth[bright] <= high)).mean())
+    low, high = np.quantile(samples, where, axis=0)
+    return float(((exact >= low) & (exact <= high)).mean())
+
+
+def optimality_gap(samples: Array, exact: Array) -> float:
+    """Return how much worse than optimal the mean of samples (n, d) estimates x, in dB.
+
+    The mean squared error to the truth over the least one, that of the posterior's mean, given
+    the data: the truth is averaged over `exact` (m, d), draws of the posterior.
+    """
+    off = np.square(samples.mean(0) - exact.mean(0)).sum()
+    return 10 * float(np.log10(1 + off / exact.var(0).sum()))
 
 
 def crps(samples: Array, truth: Array) -> float:

@@ -20,6 +20,8 @@ COLUMNS = {  # scores of the table, by their headings
     "sliced W": "sliced_wasserstein",
     "max W": "max_sliced_wasserstein",
     "mode error": "mode_weight_error",
+    "MMSE gap / dB": "mmse_gap_db",
+    "coverage 90%": "coverage_90",
     "residual / σ": "residual_rms",
     "log Z": "log_z",
     "ELBO": "elbo",
@@ -57,7 +59,7 @@ def benchmark(
     folder = out or Path(f"benchmark-{chosen.name.replace('/', '-')}")
     options.writable(folder / "benchmark.json")
     options.use_threads(threads)
-    from invprob.benchmark import VECTORS
+    from invprob.benchmark import VECTORS, left_out
     from invprob.benchmark import benchmark as score
 
     config = options.configured(VECTORS, settings)
@@ -68,12 +70,15 @@ def benchmark(
     facts = {
         **source, "n": n, "seeds": seeds, "steps": chosen.prior.steps,
         "log_z_exact": chosen.log_z, **found.floor, "methods": found.rows,
+        "left_out": left_out(chosen) if asked is None else {},
     }  # fmt: skip
     wrote = _write(facts, folder, found)
     if as_json:
         console.document(facts)
         return
     _show(found, n, seeds)
+    for method, why in facts["left_out"].items():
+        console.say(f"{method}: not run: {why}")
     option = f"--instance {instance}" if instance else f"--suite {source['suite']}"
     name = f" --problem {source['problem']}" if "problem" in source else ""
     console.ending(wrote, _headline(found), f"invprob benchmark {option}{name} --seeds 5")
@@ -105,6 +110,7 @@ def _show(found: Benchmark, n: int, seeds: int) -> None:
     exact = {
         "sliced_wasserstein": floor["floor"], "max_sliced_wasserstein": floor["floor_max"],
         "mode_weight_error": floor["floor_mode_weight_error"],
+        "mmse_gap_db": floor["floor_mmse_gap_db"], "coverage_90": floor["floor_coverage_90"],
         "residual_rms": found.rows[0]["residual_rms_exact"], "log_z": problem.log_z,
     }  # fmt: skip
     rows = [["exact draws", *(console.cell(exact.get(key)) for key in COLUMNS.values())]]

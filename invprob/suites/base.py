@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
-from operators.errors import ObservationError, UnknownName
+from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from operators.linear import Linear
 from operators.noise import Gaussian
 from priors.base import Prior
@@ -36,15 +36,52 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
-    """A prior, one observation and the exact posterior, a mixture on the prior's chain."""
+class Problem(ABC):
+    """A prior, one observation, and a way to draw from its exact posterior."""
 
     name: str
     prior: Prior
     likelihood: Likelihood
-    posterior: GaussianMixture
-    log_z: float  # log p(y) under the exact prior
+    log_z: float | None  # log p(y) under the exact prior, where that is known
+    _: KW_ONLY
     log_z_chain: float | None = None  # under the discretised chain, where that is known
+    view: Array | None = None  # (m, d): samples are compared as view @ x; None: as x
+
+    @abstractmethod
+    def sample(self, n: int, seed: int) -> Array:
+        """Return n exact independent draws of the posterior, (n, d)."""
+
+    @abstractmethod
+    def reference(self, n: int, seed: int) -> Array:
+        """Return n exact draws, as even as can be, that distances are taken to, (n, d)."""
+
+    def mode_weight_error(self, x: Array) -> float | None:
+        """Return the total variation between the modes' weights and their shares of x (n, d).
+
+        None where the posterior has one mode, or its modes are not known.
+        """
+        return None
+
+    def oracle(self, likelihood: Likelihood) -> Propose:
+        """Return the posterior's own denoiser as a sampler on the prior's chain.
+
+        Raises NotDifferentiable where there is none.
+        """
+        raise NotDifferentiable(
+            f"oracle needs the posterior's own denoiser, but that of {self.name} is known by "
+            "stored draws alone: leave it out"
+        )
+
+    def viewed(self, x: Array) -> Array:
+        """Return samples x (n, d) as they are compared, (n, m)."""
+        return x if self.view is None else x @ self.view.T
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture(Problem):
+    """A problem whose exact posterior is a mixture on the prior's chain."""
+
+    posterior: GaussianMixture
 
     def sample(self, n: int, seed: int) -> Array:
         """Return n exact independent draws of the posterior, (n, d)."""
@@ -99,6 +136,32 @@ class Problem:
         return x
 
 
+@dataclass(frozen=True, eq=False)
+class Sampled(Problem):
+    """A problem whose exact posterior is known by stored samples, nearly independent ones.
+
+    One half of them is the reference, the other stands for fresh draws. These overlap between
+    seeds: they scatter less than fresh ones would.
+    """
+
+    samples: Array  # (N, d) in physical units
+
+    def sample(self, n: int, seed: int) -> Array:
+        """Return n different draws of the second half, (n, d); raises ObservationError past it."""
+        fresh = self.samples[len(self.samples) // 2 :]
+        if n > len(fresh):
+            raise ObservationError(
+                f"{self.name} stores {len(fresh)} draws to measure the floor with, {n} are asked "
+                f"for: use --n {len(fresh)} or fewer"
+            )
+        return fresh[np.random.default_rng(seed).permutation(len(fresh))[:n]]
+
+    def reference(self, n: int, seed: int) -> Array:
+        """Return the first half, each draw as often as makes n, (n, d)."""
+        half = len(self.samples) // 2
+        return self.samples[np.arange(n) * half // n]
+
+
 class Suite(ABC):
     """A family of problems, the smallest first; a new suite is one file with one class."""
 
@@ -125,12 +188,12 @@ class Suite(ABC):
 
 def linear_problem(
     name: str, prior: GaussianMixture, matrix: Array, sigma: float, y: Array
-) -> Problem:
+) -> Mixture:
     """Return the problem y = matrix x + N(0, sigma^2), matrix (dy, d), with its posterior."""
     likelihood = linear_likelihood(prior, matrix, sigma, y)
     means, weights, covariances, log_z = conditioned(*moments(prior), matrix, sigma, y)
     posterior = GaussianMixture(means, weights, covariances=covariances, chain=prior)
-    return Problem(name, prior, likelihood, posterior, log_z)
+    return Mixture(name, prior, likelihood, log_z, posterior)
 
 
 def linear_likelihood(prior: Prior, matrix: Array, sigma: float, y: Array) -> Likelihood:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from invprob.suites.base import Problem, Suite, linear_problem
+from invprob.suites.base import Mixture, Suite, linear_problem
 from priors.gaussian_mixture import GaussianMixture
 
 D = 10
@@ -24,7 +24,7 @@ class Bipsda(Suite):
     summary = "three modes in ten dimensions, inpainting (BIPSDA)"
     names = tuple(SEEN)
 
-    def load(self, name: str) -> Problem:
+    def load(self, name: str) -> Mixture:
         """Return the problem of one mask, its data drawn from seed 10."""
         pixels, sigma = SEEN[name]
         rng = np.random.default_rng(D)

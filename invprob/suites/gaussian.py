@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.stats import multivariate_normal
 
-from invprob.suites.base import Array, Problem, Suite, conditioned, linear_likelihood
+from invprob.suites.base import Array, Mixture, Suite, conditioned, linear_likelihood
 from priors.gaussian import Gaussian
 from priors.gaussian_mixture import GaussianMixture
 
@@ -25,7 +25,7 @@ class GaussianSuite(Suite):
     summary = "Gaussian prior and linear operator, d = 2, 16, 256: all in closed form"
     names = ("d2", "d16", "d256")
 
-    def load(self, name: str) -> Problem:
+    def load(self, name: str) -> Mixture:
         """Return the problem of dimension d, its matrix and data drawn from seed d."""
         d = int(name[1:])
         rng = np.random.default_rng(d)
@@ -42,7 +42,8 @@ class GaussianSuite(Suite):
         chain = chain_covariance(prior, prior.steps)
         data = matrix @ chain @ matrix.T + SIGMA**2 * np.eye(d // 2)
         log_z_chain = float(multivariate_normal.logpdf(y, cov=data))
-        return Problem(f"gaussian/{name}", prior, likelihood, posterior, log_z, log_z_chain)
+        name = f"gaussian/{name}"
+        return Mixture(name, prior, likelihood, log_z, posterior, log_z_chain=log_z_chain)
 
 
 def chain_covariance(prior: Gaussian, steps: int) -> Array:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from invprob import obs_file
-from invprob.suites.base import Array, Problem, Suite, linear_problem
+from invprob.suites.base import Array, Mixture, Suite, linear_problem
 from operators.errors import ObservationError
 from priors.gaussian_mixture import GaussianMixture
 
@@ -34,12 +34,12 @@ class GMM(Suite):
         """Names of the stored instances, by dimension, data and seed."""
         return tuple(sorted((f.stem for f in FOLDER.glob("*.h5")), key=_numbers))
 
-    def load(self, name: str) -> Problem:
+    def load(self, name: str) -> Mixture:
         """Return the problem of one stored instance."""
         return read_instance(FOLDER / f"{name}.h5", f"gmm/{name}")
 
 
-def read_instance(path: Path, name: str = "") -> Problem:
+def read_instance(path: Path, name: str = "") -> Mixture:
     """Return the problem that a file of this format holds.
 
     Raises ObservationError naming the field that is missing, malformed or not finite.

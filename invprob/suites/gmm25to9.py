@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from invprob.likelihood import Likelihood
-from invprob.suites.base import Problem, Suite
+from invprob.suites.base import Mixture, Suite
 from operators.base import ForwardOperator
 from operators.noise import Gaussian
 from priors.gaussian_mixture import GaussianMixture
@@ -42,12 +42,12 @@ class GMM25to9(Suite):
     summary = "25 modes to 9 of other weights, the RTB papers' toy"
     names = ("d2",)
 
-    def load(self, name: str) -> Problem:
+    def load(self, name: str) -> Mixture:
         """Return the toy."""
         operator = Deviance.default((2,))
         likelihood = Likelihood(operator, Gaussian(1.0), torch.zeros(1, 1))
         log_z = -operator.log_ceiling - 0.5 * math.log(2 * math.pi)
-        return Problem(f"gmm25to9/{name}", operator.below, likelihood, operator.above, log_z)
+        return Mixture(f"gmm25to9/{name}", operator.below, likelihood, log_z, operator.above)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from invprob.suites.base import Problem, Suite, linear_problem
+from invprob.suites.base import Mixture, Suite, linear_problem
 from priors.gaussian_mixture import GaussianMixture
 
 SIGMA = 0.3
@@ -24,7 +24,7 @@ class Mixture16(Suite):
     summary = "0.8 N(0, I) + 0.2 N((3, 3), 2 I) on two of 16 dimensions"
     names = ("mix", "blind")
 
-    def load(self, name: str) -> Problem:
+    def load(self, name: str) -> Mixture:
         """Return the problem of one matrix, drawn with its data from seed 16."""
         means = np.zeros((2, D))
         means[1, :2] = 3
