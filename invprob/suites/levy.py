@@ -61,12 +61,11 @@ class Levy(Suite):
             path = FOLDER / f"{name}.h5"
             with obs_file.opened(path) as file:
                 data, samples = (obs_file.array(file, key, path) for key in ("data", "samples"))
-                log_z = file.attrs.get("log_z")
+                log_z = float(file.attrs["log_z"])
             if data is None or samples is None:
                 raise ObservationError(f"{path} holds no /data or /samples; install it again")
             likelihood = linear_likelihood(prior, matrix, sigma, data.astype(float))
-            known = None if log_z is None else float(log_z)
-            return Sampled(full, prior, likelihood, known, samples.astype(float), view=PROCESS)
+            return Sampled(full, prior, likelihood, log_z, samples.astype(float), view=PROCESS)
         _, y = simulated(name)
         means, weights, covariances, log_z = conditioned(
             np.zeros((1, D)), np.ones(1), prior.scale**2 * np.eye(D)[None], matrix, sigma, y
