@@ -9,10 +9,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from typer.testing import CliRunner
 
 from invprob import registry
 from invprob.benchmark import benchmark, left_out, runnable
+from invprob.metrics import optimality_gap, sliced_wasserstein
 from invprob.suites.base import Mixture, Sampled
 from invprob.suites.levy import (
     FOLDER,
@@ -62,20 +64,13 @@ def test_gibbs_sampler_agrees_with_importance_sampling_from_the_prior(law: str) 
     log_w = -np.square((y - x @ matrix.T) / sigma).sum(1) / 2
     weights = np.exp(log_w) / np.exp(log_w).sum()
     chains = script("gibbs")(
-        LAWS[law], matrix, sigma, y, 40, 20, 1000, np.random.default_rng(2)
+        LAWS[law], matrix, sigma, y, 40, 20, 500, np.random.default_rng(2)
     ).reshape(-1, 2)
-    for function in (
-        lambda a: a,
-        np.square,
-        np.abs,
-        lambda a: a[:, :1] * a[:, 1:],
-        lambda a: a == 0,
-    ):
-        np.testing.assert_allclose(function(chains).mean(0), weights @ function(x), atol=0.02)
-    log_z, error = script("evidence")(LAWS[law], matrix, sigma, y, 40, np.random.default_rng(3))
-    exact = np.log(np.exp(log_w).mean()) - np.log(sigma * np.sqrt(2 * np.pi))
-    assert log_z == pytest.approx(exact, abs=0.01 + 3 * error)
-    assert error < 0.03
+
+    def moments(a: np.ndarray) -> np.ndarray:
+        return np.hstack([a, a**2, np.abs(a), a[:, :1] * a[:, 1:], a == 0])
+
+    np.testing.assert_allclose(moments(chains).mean(0), weights @ moments(x), atol=0.03)
 
 
 def test_gibbs_sampler_draws_the_closed_form_of_gauss() -> None:
@@ -92,6 +87,17 @@ def test_gibbs_sampler_draws_the_closed_form_of_gauss() -> None:
     white /= found.posterior.values[0].sqrt().numpy()
     assert np.abs(white.mean(0)).max() * np.sqrt(len(white)) < 4.5
     assert np.abs(white.var(0) - 1).max() * np.sqrt(len(white) / 2) < 4.5
+
+
+def test_stepping_stones_give_the_evidence_and_its_error() -> None:
+    """Data so precise that draws of the prior would not meet the posterior."""
+    rng = np.random.default_rng(4)
+    matrix, sigma = rng.normal(size=(12, 6)), 0.2
+    y = matrix @ rng.normal(size=6) + sigma * rng.normal(size=12)
+    log_z, error = script("evidence")(LAWS["gauss"], matrix, sigma, y, 20, rng)
+    exact = multivariate_normal.logpdf(y, cov=matrix @ matrix.T + sigma**2 * np.eye(12))
+    assert log_z == pytest.approx(exact, abs=4 * error)
+    assert error < 0.1
 
 
 def test_convergence_figures_tell_chains_that_have_not_met() -> None:
@@ -129,12 +135,12 @@ def test_stored_reference_has_converged_and_belongs_to_its_problem(name: str) ->
 
 
 def stein(name: str, x: np.ndarray) -> float:
-    """Return the largest of the scores of E[d_i log p] = 0 and E[x_i d_i log p] = -1 over x."""
+    """Return the largest score over x of E[d_i log p] = 0 and E[sum_i x_i d_i log p] = -d."""
     prior, matrix, sigma = setting(name)
     y, z = simulated(name)[1], x / prior.scale
     slope = -np.sign(z) * 2**0.5 if name.startswith("laplace") else -4 * z / (1 + z**2)
     slope = slope / prior.scale + (y - x @ matrix.T) @ matrix / sigma**2
-    terms = np.concatenate([slope, x * slope + 1], 1)
+    terms = np.column_stack([slope, (x * slope + 1).sum(1)])
     return float(np.abs(terms.mean(0) / terms.std(0)).max() * np.sqrt(len(x)))
 
 
@@ -142,8 +148,8 @@ def stein(name: str, x: np.ndarray) -> float:
 def test_stored_draws_satisfy_the_identities_of_stein(name: str) -> None:
     """They hold under the posterior alone, and no sampler is in them; wider draws break them."""
     x = stored(name).samples
-    assert stein(name, x) < 4.5  # 128 scores of nearly independent draws
-    assert stein(name, x.mean(0) + 1.1 * (x - x.mean(0))) > 4.5
+    assert stein(name, x) < 4.5  # 65 scores of nearly independent draws
+    assert stein(name, x.mean(0) + 1.25 * (x - x.mean(0))) > 4.5
 
 
 def test_a_sampled_problem_keeps_its_halves_apart_and_refuses_what_it_has_not() -> None:
@@ -164,15 +170,14 @@ def test_a_sampled_problem_keeps_its_halves_apart_and_refuses_what_it_has_not() 
 
 def test_samples_are_compared_as_the_process() -> None:
     found = stored("laplace_imputation")
-    result = benchmark(found, ("guided",), n=100)
-    (row,) = result.rows
-    floor = result.floor
-    np.testing.assert_allclose(found.viewed(result.reference), np.cumsum(result.reference, 1))
+    result = benchmark(found, ("dps:steps=20",), n=100)
+    ((row,), floor) = result.rows, result.floor
+    paths, exact = (np.cumsum(a, 1) for a in (result.results[0].draws.x, result.reference))
+    assert row["sliced_wasserstein"] == pytest.approx(sliced_wasserstein(paths, exact)[0], rel=1e-4)
+    assert row["mmse_gap_db"] == pytest.approx(optimality_gap(paths, exact), rel=1e-3)
+    assert row["log_z_exact"] == found.log_z
     assert floor["floor_coverage_90"] == pytest.approx(0.9, abs=0.02)
     assert 0 < (floor["floor_mmse_gap_db"] or 0) < 0.1  # 10 log10(1 + 1 / n) at least
-    assert row["mmse_gap_db"] > (floor["floor_mmse_gap_db"] or 0)
-    assert row["sliced_wasserstein"] > (floor["floor"] or 0)
-    assert row["log_z_exact"] == found.log_z
 
 
 def test_command_says_why_there_is_no_oracle(tmp_path: Path) -> None:

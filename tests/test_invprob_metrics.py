@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from invprob.metrics import against_truth
+from invprob.metrics import against_truth, optimality_gap, posterior_coverage
 from invprob.simulate import fit_truth, frame_noise
 from priors.random_field import RandomField
 
@@ -32,3 +32,21 @@ def test_the_noise_of_an_image_is_measured_on_its_frame() -> None:
     assert truth.shape == (48, 48)
     scale = truth.max() / (image.max())
     assert own == pytest.approx(0.15 * scale, rel=0.15)  # binned by 2: half the noise
+
+
+def test_optimality_gap_is_the_error_to_truths_drawn_from_the_posterior() -> None:
+    rng = np.random.default_rng(2)
+    exact, samples = rng.normal(size=(500, 7)), 0.3 + rng.normal(size=(50, 7))
+    error, least = (
+        np.square(exact - mean).sum(1).mean() for mean in (samples.mean(0), exact.mean(0))
+    )
+    assert optimality_gap(samples, exact) == pytest.approx(10 * np.log10(error / least))
+    assert optimality_gap(exact, exact) == 0
+
+
+def test_posterior_coverage_tells_narrow_samples() -> None:
+    rng = np.random.default_rng(3)
+    exact, samples = rng.normal(size=(2000, 20)), rng.normal(size=(500, 20))
+    assert posterior_coverage(samples, exact) == pytest.approx(0.9, abs=0.01)
+    assert posterior_coverage(samples / 2, exact) == pytest.approx(0.589, abs=0.03)
+    assert posterior_coverage(samples[:18], exact) is None

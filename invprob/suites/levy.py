@@ -8,10 +8,13 @@
     imputation   26 of the 64 values, at random places
     fourier      the 8 lowest frequencies, real and imaginary parts
 
-Laws, kernel and d are the paper's; places, frequencies and sigma, half a standard deviation of an
-increment, are ours. The chain walks in the increments, where the denoiser is exact; samples are
-compared as the process cumsum(x). The posterior of the Gauss problems is in closed form. For the
-others `examples/levy_references.py` drew it by Gibbs sampling and stored
+Laws, kernel and d are those of the authors' code; places, frequencies, borders and sigma, half a
+standard deviation of an increment, are ours. The chain walks in the increments, where the denoiser
+is exact; samples are compared as the process cumsum(x). A problem is one observation: the MMSE gap
+averages the truth over the reference instead, and coverage is of single values, not of regions.
+
+The posterior of the Gauss problems is in closed form. For the others
+`examples/levy_references.py` drew it by Gibbs sampling and stored
 
     data (dy,)   truth (64,)   samples (N, 64) of x, nearly independent
     attributes: seed, chains, burn, sweeps, rhat, ess, ess_kept, log_z, log_z_se
@@ -61,12 +64,11 @@ class Levy(Suite):
             path = FOLDER / f"{name}.h5"
             with obs_file.opened(path) as file:
                 data, samples = (obs_file.array(file, key, path) for key in ("data", "samples"))
-                log_z = file.attrs.get("log_z")
+                log_z = float(file.attrs["log_z"])
             if data is None or samples is None:
                 raise ObservationError(f"{path} holds no /data or /samples; install it again")
             likelihood = linear_likelihood(prior, matrix, sigma, data.astype(float))
-            known = None if log_z is None else float(log_z)
-            return Sampled(full, prior, likelihood, known, samples.astype(float), view=PROCESS)
+            return Sampled(full, prior, likelihood, log_z, samples.astype(float), view=PROCESS)
         _, y = simulated(name)
         means, weights, covariances, log_z = conditioned(
             np.zeros((1, D)), np.ones(1), prior.scale**2 * np.eye(D)[None], matrix, sigma, y
@@ -92,10 +94,9 @@ def measurement(operator: str) -> Array:
     if operator == "imputation":
         return np.eye(D)[np.sort(np.random.default_rng(D).permutation(D)[:26])]
     if operator == "fourier":
-        rows = (
-            2**0.5 * np.fft.rfft(np.eye(D), norm="ortho")[:, :8].T
-        )  # orthonormal but for the mean
-        return np.vstack([rows[:1].real / 2**0.5, rows[1:].real, rows[1:].imag])
+        low = np.fft.rfft(np.eye(D), norm="ortho")[:, :8].T
+        # orthonormal rows: all but the mean share their power between two of them
+        return np.vstack([low[:1].real, 2**0.5 * low[1:].real, 2**0.5 * low[1:].imag])
     return np.eye(D)
 
 
