@@ -16,8 +16,6 @@ that what is written for linear operators serves all.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from operators import _parameters
 from operators._autograd import apply_linear, apply_solve
 from operators._conjugate_gradients import conjugate_gradients
 from operators.errors import NotDifferentiable, ObservationError, UnknownName
@@ -94,7 +93,7 @@ class ForwardOperator(ABC):
 
     def config(self) -> dict[str, Any]:
         """The dataclass fields as JSON-able values or numpy arrays; `from_config` inverts it."""
-        return {f.name: _plain(getattr(self, f.name)) for f in _fields(type(self))}
+        return {f.name: _plain(getattr(self, f.name)) for f in _parameters.fields(type(self))}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -103,17 +102,7 @@ class ForwardOperator(ABC):
         Raises `ObservationError` naming an unknown key (and the nearest valid one) or a missing
         one, and whatever the constructor finds wrong with the values.
         """
-        known = [f.name for f in _fields(cls)]
-        for key in config:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                raise ObservationError(
-                    f"{cls.__name__} has no parameter {key!r}{hint} Valid: {', '.join(known)}"
-                )
-        missing = [f.name for f in _fields(cls) if _required(f) and f.name not in config]
-        if missing:
-            raise ObservationError(f"{cls.__name__} needs the parameter {', '.join(missing)}")
+        _parameters.refuse_keys(cls, config)
         return cls(**config)
 
     @classmethod
@@ -274,15 +263,6 @@ class LinearOperator(ForwardOperator):
         if start is not None:
             start = torch.where(root > 0, start / root, 0.0)
         return root * conjugate_gradients(product, whitened, iterations, tolerance, start)
-
-
-def _fields(cls: Any) -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(cls) if f.init]
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
 
 
 def _plain(value: Any) -> Any:
