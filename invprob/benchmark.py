@@ -27,7 +27,7 @@ from invprob.certificate import Certificate, Twins, certify
 from invprob.comparison import Result, measured, parse, refuse_mismatch
 from invprob.draws import Draws
 from invprob.likelihood import Likelihood
-from invprob.metrics import Array, sliced_wasserstein
+from invprob.metrics import Array, mmd_squared, sliced_wasserstein
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.suites.base import Problem
@@ -37,6 +37,7 @@ from operators.errors import NotDifferentiable, UnknownName
 TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives the row `rtb_raw` too
 REFERENCE = 10  # draws of the exact reference for each draw of a method
 REPEATS = 8  # exact draws behind the floor
+MMD_DRAWS = 1000  # of the reference, evenly taken: the kernel meets all pairs
 EXACT_SEED = 10**6  # of reference and floor: far from the methods' own
 
 # Vectors are cheap: wide batches, and twins enough for a steady EUBO. On gmm/d8_dy1_s0, 80 RTB
@@ -55,20 +56,30 @@ class Benchmark:
     problem: Problem
     rows: list[dict[str, Any]]  # means over seeds; "spread" holds standard deviations
     results: list[Result]  # of the first seed
-    reference: Array  # exact draws, (REFERENCE * n, d)
+    reference: Array  # exact draws, (REFERENCE * n, d), or as many times n as are stored
     floor: dict[str, float | None]
 
 
 def runnable(problem: Problem) -> tuple[str, ...]:
     """Return the methods that can run on a problem."""
-    able = []
-    for name in (*TRAINED, "oracle", *registry.names("baselines")):
+    without = left_out(problem)
+    return tuple(name for name in known_methods() if name not in without)
+
+
+def left_out(problem: Problem) -> dict[str, str]:
+    """Return the methods that cannot run on a problem, with the reason."""
+    reasons = {}
+    for name in known_methods():
         try:
             _check(name, problem)
-        except NotDifferentiable:
-            continue
-        able.append(name)
-    return tuple(able)
+        except NotDifferentiable as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def known_methods() -> tuple[str, ...]:
+    """Return the names of all methods."""
+    return (*TRAINED, "oracle", *registry.names("baselines"))
 
 
 def benchmark(
@@ -88,14 +99,16 @@ def benchmark(
     methods = runnable(problem) if methods is None else methods
     for name in methods:
         _check(name, problem)
-    reference = problem.reference(REFERENCE * n, EXACT_SEED)
     exact = [problem.sample(n, EXACT_SEED + 1 + i) for i in range(REPEATS)]
+    reference = problem.reference(REFERENCE * n, EXACT_SEED)
+    reference = reference[: len(reference) // n * n]
     distances = np.array([sliced_wasserstein(x, reference) for x in exact])
     modes = [problem.mode_weight_error(x) for x in exact]
     floor: dict[str, float | None] = {
         "floor": float(distances[:, 0].mean()),
         "floor_spread": float(distances[:, 0].std(ddof=1)),
         "floor_max": float(distances[:, 1].mean()),
+        "floor_mmd_squared": _mean([_mmd(x, reference) for x in exact]),
         "floor_mode_weight_error": _mean(modes),
     }
     runs = [
@@ -118,7 +131,9 @@ def _check(name: str, problem: Problem) -> None:
             raise NotDifferentiable(
                 f"{name} needs a gradient, {type(operator).__name__} has none: leave it out"
             )
-    elif name != "oracle":
+    elif name == "oracle":
+        problem.oracle(problem.likelihood)
+    else:
         try:
             method = parse(name)
         except UnknownName as error:
@@ -196,15 +211,17 @@ def _result(
     cost: dict[str, float],
     reference: Array,
 ) -> Result:
-    """Return the scores of one row."""
+    """Return the scores of one row; those of samples are None where any is not finite."""
     x = draws.x.astype(float)
-    mean, largest = sliced_wasserstein(x, reference)
+    finite = bool(np.isfinite(x).all())
+    mean, largest = sliced_wasserstein(x, reference) if finite else (None, None)
     exact = problem.likelihood.chi2(torch.from_numpy(reference)).mean()
     scores: dict[str, float | None] = {
         "sliced_wasserstein": mean,
         "max_sliced_wasserstein": largest,
-        "mode_weight_error": problem.mode_weight_error(x),
-        "residual_rms": float(np.sqrt(draws.chi2.mean())),
+        "mmd_squared": _mmd(x, reference) if finite else None,
+        "mode_weight_error": problem.mode_weight_error(x) if finite else None,
+        "residual_rms": float(np.sqrt(draws.chi2.mean())) if finite else None,
         "residual_rms_exact": float(exact.sqrt()),
         "log_z": certificate.log_z,
         "log_z_exact": problem.log_z,
@@ -216,6 +233,10 @@ def _result(
         **cost,
     }
     return Result(name, draws, certificate, scores)
+
+
+def _mmd(x: Array, reference: Array) -> float:
+    return mmd_squared(x, reference[:: max(1, len(reference) // MMD_DRAWS)])
 
 
 def _row(results: list[Result]) -> dict[str, Any]:

@@ -6,9 +6,8 @@ Guidance is the proximal shift of a clean estimate x whose error is N(0, R):
           = R A^T (A R A^T + Sigma)^-1 (y - A x)                       (linear A, Gaussian noise)
 
 Otherwise it is reached by Gauss-Newton steps: A is linearised about the last iterate u = x + delta,
-A(u) + J (u' - u), and the noise taken as Gaussian there, with the score s and the Fisher
-information W of its mean (Fisher scoring: McCullagh & Nelder 1989, section 2.5). The next iterate
-is the closed form for that,
+A(u) + J (u' - u), and the noise taken as Gaussian there, with its score s and curvature W (Fisher's
+information: McCullagh & Nelder 1989, section 2.5). The next iterate is the closed form for that,
 
     delta' = R J^T (J R J^T + W^-1)^-1 (W^-1 s + J delta)
 
@@ -136,8 +135,8 @@ class Likelihood:
         """
         if isinstance(self.noise, Gaussian):
             return jacobian, self.noise, self.y - mean
-        root = self.noise.expected_information(mean).sqrt()
-        score = self.noise.score(self.y.expand_as(mean), mean)
+        y = self.y.expand_as(mean)
+        root, score = self.noise.curvature(y, mean).sqrt(), self.noise.score(y, mean)
         return Weighted(jacobian, root), Gaussian(1.0), torch.where(root > 0, score / root, 0.0)
 
     def _proximal(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COLUMNS = {  # scores of the table, by their headings
     "sliced W": "sliced_wasserstein",
     "max W": "max_sliced_wasserstein",
+    "MMD²": "mmd_squared",
     "mode error": "mode_weight_error",
     "residual / σ": "residual_rms",
     "log Z": "log_z",
@@ -57,7 +58,7 @@ def benchmark(
     folder = out or Path(f"benchmark-{chosen.name.replace('/', '-')}")
     options.writable(folder / "benchmark.json")
     options.use_threads(threads)
-    from invprob.benchmark import VECTORS
+    from invprob.benchmark import VECTORS, left_out
     from invprob.benchmark import benchmark as score
 
     config = options.configured(VECTORS, settings)
@@ -68,12 +69,15 @@ def benchmark(
     facts = {
         **source, "n": n, "seeds": seeds, "steps": chosen.prior.steps,
         "log_z_exact": chosen.log_z, **found.floor, "methods": found.rows,
+        "left_out": left_out(chosen) if asked is None else {},
     }  # fmt: skip
     wrote = _write(facts, folder, found)
     if as_json:
         console.document(facts)
         return
     _show(found, n, seeds)
+    for method, why in facts["left_out"].items():
+        console.say(f"{method}: not run: {why}")
     option = f"--instance {instance}" if instance else f"--suite {source['suite']}"
     name = f" --problem {source['problem']}" if "problem" in source else ""
     console.ending(wrote, _headline(found), f"invprob benchmark {option}{name} --seeds 5")
@@ -104,6 +108,7 @@ def _show(found: Benchmark, n: int, seeds: int) -> None:
     problem, floor = found.problem, found.floor
     exact = {
         "sliced_wasserstein": floor["floor"], "max_sliced_wasserstein": floor["floor_max"],
+        "mmd_squared": floor["floor_mmd_squared"],
         "mode_weight_error": floor["floor_mode_weight_error"],
         "residual_rms": found.rows[0]["residual_rms_exact"], "log_z": problem.log_z,
     }  # fmt: skip
@@ -128,8 +133,11 @@ def _score(value: Any, spread: float | None) -> str:
 
 def _headline(found: Benchmark) -> str:
     """Return the one line that matters: the method closest to the exact posterior."""
-    rows = [row for row in found.rows if row["name"] != "oracle"] or found.rows
-    best: dict[str, Any] = min(rows, key=lambda row: float(str(row["sliced_wasserstein"])))
+    scored = [row for row in found.rows if row["sliced_wasserstein"] is not None]
+    rows = [row for row in scored if row["name"] != "oracle"] or scored
+    if not rows:
+        return "no method gave finite samples"
+    best = min(rows, key=lambda row: float(row["sliced_wasserstein"]))
     return (
         f"closest to the exact posterior: {best['name']}, sliced Wasserstein "
         f"{best['sliced_wasserstein']:.3g} (exact draws leave {found.floor['floor']:.3g} "

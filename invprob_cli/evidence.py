@@ -7,7 +7,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ import typer
 from rich.markup import escape
 
 from invprob_cli import console, options
+from invprob_cli.simulate import NOISE
 
 if TYPE_CHECKING:
     from invprob.evidence import Evidence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from invprob.rtb import TrainConfig
 
 STORED = "stored"  # name of the observation's own model
-OTHERS = ("operator", "prior", "noise.sigma", "noise.scale")  # keys besides the operator's own
+OTHERS = ("operator", "prior", "noise")  # keys besides the operator's own and those of the noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,8 @@ def evidence(
             "--set",
             metavar="KEY=VALUE[,KEY=VALUE]",
             help="One more model: changes of the operator's parameters (lens.0.model=EPL), "
-            "operator=, prior=, noise.sigma= or noise.scale=.",
+            "operator=, prior=, noise.sigma= or noise.scale=, or another noise "
+            "(noise=student_t,noise.dof=3,noise.scale=0.1).",
         ),
     ] = None,
     stored: Annotated[
@@ -127,7 +129,9 @@ def change(observation: Observation, prior: str | None, operator: str | None, te
     given = dict(options.assignments(settings))
     if len(given) < len(settings):
         raise UnknownName(f"--set {text!r} gives a value twice: one --set is one model")
-    own = [item for item in settings if item.partition("=")[0].strip() not in OTHERS]
+    keys = [item.partition("=")[0].strip() for item in settings]
+    apart = [key in OTHERS or key.startswith(NOISE) for key in keys]
+    own = [item for item, other in zip(settings, apart, strict=True) if not other]
     instrument = observation.operator
     if "operator" in given:
         operator = str(given["operator"])
@@ -135,20 +139,45 @@ def change(observation: Observation, prior: str | None, operator: str | None, te
     try:
         config = options.override(instrument.config(), own, instrument.remodelled)
     except UnknownName as error:
-        raise UnknownName(f"{error}; or {', '.join(OTHERS)}") from None
-    sigma = given.get("noise.sigma", observation.noise_sigma)
-    scale = given.get("noise.scale", 1.0)
-    for key, value in (("noise.sigma", given.get("noise.sigma", 1.0)), ("noise.scale", scale)):
-        if type(value) not in (int, float):
-            raise UnknownName(f"--set {key}={value}: needed a number")
+        raise UnknownName(f"{error}; or operator, prior, noise.KEY, noise") from None
     changed = replace(
         observation,
         operator=type(instrument).from_config(config),
-        noise_sigma=sigma * scale,
+        **changed_noise(observation, given),
         truth=None,  # it belongs to the stored model, whose x may have another shape
     )
     name, _ = resolve_prior(changed, str(given["prior"]) if "prior" in given else prior)
     return Model(text or STORED, changed, name, operator)
+
+
+def changed_noise(observation: Observation, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the observation that hold its noise, changed.
+
+    Gaussian noise has sigma and its factor scale; of another, every parameter not given is that of
+    the stored noise, if it is of the same kind. Raises UnknownName or what the noise raises.
+    """
+    from invprob import registry
+    from operators.errors import UnknownName
+
+    values = {k.removeprefix(NOISE): v for k, v in given.items() if k.startswith(NOISE)}
+    name = str(given.get("noise", observation.noise_name))
+    if name != "gaussian":
+        if ":" in name:
+            raise UnknownName(f"--set noise={name}: choose {', '.join(registry.names('noises'))}")
+        cls, stored = registry.noise_class(name), observation.noise_model
+        kept = stored.config() if stored is not None and type(stored) is cls else {}
+        return {"noise_sigma": None, "noise_model": cls.from_config({**kept, **values})}
+    for key, value in values.items():
+        if key not in ("sigma", "scale"):
+            raise UnknownName(
+                f"--set: no parameter {NOISE + key!r}. Valid: noise.sigma, noise.scale"
+            )
+        if type(value) not in (int, float):
+            raise UnknownName(f"--set {NOISE + key}={value}: needed a number")
+    sigma = values.get("sigma", observation.noise_sigma)
+    if sigma is None:
+        raise UnknownName("--set noise=gaussian: give its noise.sigma too")
+    return {"noise_sigma": sigma * values.get("scale", 1.0), "noise_model": None}
 
 
 def split(text: str) -> list[str]:

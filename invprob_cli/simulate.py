@@ -56,7 +56,7 @@ def simulate(
         raise typer.BadParameter("give --truth or --truth-draw, not both")
     options.writable(out)
 
-    from invprob import figures, registry
+    from invprob import figures, obs_file, registry
     from invprob.simulate import draw_truth
     from invprob.simulate import simulate as observe
 
@@ -70,12 +70,11 @@ def simulate(
     observation = observe(instrument, x, wanted, seed, name, loaded.unit, own, of_noise)
     observation.write(out)
     figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))
-    gaussian = observation.noise_model is None
     facts = {
         "file": out, "figure": figure, "operator": observation.name, "prior": name,
         "x_shape": instrument.x_shape, "y_shape": instrument.y_shape,
         "noise": observation.noise_name, "noise_sigma": observation.noise_sigma,
-        "noise_parameters": {} if gaussian else observation.noise.config(), "seed": seed,
+        "noise_parameters": obs_file.facts(out)["noise_parameters"], "seed": seed,
     }  # fmt: skip
     if as_json:
         console.document(facts)

@@ -2,7 +2,7 @@
 
     log p(y | mean) = sum over kept pixels of log p(y_i | mean_i)
     score           = d log p / d mean
-    information     = E_y[ score^2 | mean ], Fisher's: the weight of a pixel in Gauss-Newton steps
+    information     = E_y[ score^2 | mean ],  Fisher's
 
 A masked pixel carries no information: it adds nothing to any sum, its score and information are
 zero, and whatever is stored there (NaN too) has no effect. A whitened residual is zero there, and
@@ -105,6 +105,13 @@ class NoiseModel(ABC):
             leaf = mean.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.log_prob(y, leaf).sum(), leaf)
         return gradient
+
+    def curvature(self, y: Tensor, mean: Tensor) -> Tensor:
+        """Weight W of a quadratic model of -log p about the mean, `(B, *y_shape)`, not negative.
+
+        Fisher's information (scoring), or what makes that model an upper bound.
+        """
+        return self.expected_information(mean)
 
     def expected(self, mean: Tensor) -> Tensor:
         """E[y | mean], `(B, *y_shape)`, in the data's unit: the mean itself for most models."""

@@ -2,9 +2,12 @@
 
     log p = log G((dof + 1) / 2) - log G(dof / 2) - log(pi dof scale^2) / 2
             - (dof + 1) / 2 log(1 + u^2 / dof),          u = (y - mean) / scale
-    score = (dof + 1) u / (dof + u^2) / scale,   information = (dof + 1) / (dof + 3) / scale^2
+    score = w (y - mean),   w = (dof + 1) / (dof + u^2) / scale^2
+    information = (dof + 1) / (dof + 3) / scale^2
 
-(Lange, Little & Taylor 1989, doi:10.2307/2290063.) The variance is infinite for dof <= 2, so
+(Lange, Little & Taylor 1989, doi:10.2307/2290063.) Steps take w for the curvature, not Fisher's
+information: the quadratic of weight w bounds -log p from above, while scoring overshoots near the
+data and crawls far from them. The variance is infinite for dof <= 2, so
 residuals are whitened by quantiles: r is the normal deviate of the same probability as u. That
 makes chi2 per pixel 1 with variance 2 at any dof, and an outlier counts by how rare it is.
 """
@@ -59,6 +62,10 @@ class StudentT(Pixelwise):
         draws = scale * square.sqrt() * (2 * math.pi * v).cos()
         return mean + self._kept_only(draws).to(mean.dtype)
 
+    def curvature(self, y: Tensor, mean: Tensor) -> Tensor:
+        """The weight w, `(B, *y_shape)`: small for outliers."""
+        return self._kept_only(self._weight(*self._wide(y, mean))).to(mean.dtype)
+
     def _log_density(self, y: Tensor, mean: Tensor) -> Tensor:
         dof, scale = self._given(mean)
         u = (y - mean) / scale
@@ -67,13 +74,15 @@ class StudentT(Pixelwise):
         return normaliser - (dof + 1) / 2 * torch.log1p(u**2 / dof)
 
     def _score(self, y: Tensor, mean: Tensor) -> Tensor:
-        dof, scale = self._given(mean)
-        u = (y - mean) / scale
-        return (dof + 1) * u / (dof + u**2) / scale
+        return self._weight(y, mean) * (y - mean)
 
     def _information(self, mean: Tensor) -> Tensor:
         dof, scale = self._given(mean)
         return (dof + 1) / (dof + 3) / scale**2
+
+    def _weight(self, y: Tensor, mean: Tensor) -> Tensor:
+        dof, scale = self._given(mean)
+        return (dof + 1) / (dof * scale**2 + (y - mean) ** 2)
 
     def _whitened(self, y: Tensor, mean: Tensor) -> Tensor:
         dof, scale = (a.cpu() for a in self._given(mean))
