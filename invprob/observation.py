@@ -119,11 +119,6 @@ class Observation:
             )  # fmt: skip
             stored["prior"] = ""
         noise, given_noise = stored.pop("noise"), stored.pop("noise_parameters")
-        if ":" in noise:
-            raise ObservationError(
-                f"{path} has the noise {noise}; code is not run because a file names it: needed "
-                f"one of {', '.join(registry.names('noises'))}"
-            )
         if noise != GAUSSIAN:
             stored["noise_model"] = registry.noise_class(noise).from_config(given_noise)
         cls_ = registry.operator_class(given)

@@ -74,7 +74,15 @@ def operator_class(name: str) -> type[ForwardOperator]:
 
 
 def noise_class(name: str) -> type[NoiseModel]:
-    """Return the noise model of that name, or of `file.py:Class`; raises `UnknownName`."""
+    """Return the noise model of that name; raises `UnknownName`, for a `file.py:Class` too.
+
+    A name may come from an observation, which must be readable anywhere and run no code.
+    """
+    if ":" in name:
+        raise UnknownName(
+            f"noise {name!r} names code, which is not run: needed one of "
+            + ", ".join(names("noises"))
+        )
     cls: type[NoiseModel] = _load_class("noises", name)
     return cls
 

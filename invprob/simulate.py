@@ -15,7 +15,7 @@ from invprob import registry
 from invprob.observation import GAUSSIAN, Observation
 from invprob.trajectory import prior_paths
 from operators.base import ForwardOperator
-from operators.errors import ObservationError, UnknownName
+from operators.errors import ObservationError
 from operators.noise import Gaussian, NoiseModel
 from priors.base import Prior
 from priors.process import generators
@@ -62,10 +62,7 @@ def noise_model(noise: float | str, peak: float, settings: Mapping[str, Any]) ->
 
     Raises UnknownName on a name, and ObservationError on a setting or value, that does not exist.
     """
-    name = noise if isinstance(noise, str) else GAUSSIAN
-    if ":" in name:
-        raise UnknownName(f"noise {noise!r}: choose {', '.join(registry.names('noises'))}")
-    cls = registry.noise_class(name)
+    cls = registry.noise_class(noise if isinstance(noise, str) else GAUSSIAN)
     config = cls.default(peak).config()
     if not isinstance(noise, str):
         config["sigma"] = noise * peak

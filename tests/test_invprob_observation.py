@@ -133,7 +133,7 @@ def test_read_inverts_write_for_any_noise(tmp_path: Path, noise: NoiseModel) -> 
     ("change", "said"),
     [
         ({"noise": "poison"}, "did you mean 'poisson'"),
-        ({"noise": "evil.py:Noise"}, "code is not run"),
+        ({"noise": "evil.py:Noise"}, "names code, which is not run"),
         ({"noise": "student_t"}, "no parameter 'background'"),
         ({"exposure": -1.0}, "noise exposure is -1.0"),
         ({"exposure": "[1, 2"}, "noise exposure has dtype"),

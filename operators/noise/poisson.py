@@ -61,8 +61,7 @@ class Poisson(Pixelwise):
         self._check(tuple(mean.shape[1:]))
         rate = self._rate(mean.double())
         counts = torch.poisson(rate, generator=generator)
-        kept = counts if self.mask is None else torch.where(self.mask.to(rate.device), rate, counts)
-        return kept.to(mean.dtype)
+        return (rate + self._kept_only(counts - rate)).to(mean.dtype)
 
     def refuse_data(self, data: NDArray[Any]) -> None:
         """Raise `ObservationError` on data that are not counts."""
