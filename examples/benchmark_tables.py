@@ -22,14 +22,15 @@ from invprob.benchmark import VECTORS, benchmark, runnable
 PROBLEMS = (
     "gaussian/d2", "gaussian/d16", "gmm/d8_dy1_s0", "gmm/d8_dy2_s0", "gmm/d8_dy4_s0",
     "gmm/d80_dy1_s0", "gmm/d80_dy2_s0", "gmm/d80_dy4_s0", "mixture16/mix", "mixture16/blind",
-    "bipsda/half", "bipsda/one", "levy/gauss_denoising", "levy/gauss_convolution",
-    "levy/laplace_convolution", "levy/laplace_fourier", "levy/student_imputation",
-    "levy/bernoulli_laplace_convolution",
+    "bipsda/half", "bipsda/one", "bipsda/xray", "bipsda/phase", "levy/gauss_denoising",
+    "levy/gauss_convolution", "levy/laplace_convolution", "levy/laplace_fourier",
+    "levy/student_imputation", "levy/bernoulli_laplace_convolution",
 )  # fmt: skip
 OVERVIEW = ("oracle", "rtb", "rtb_raw", "guided", "dps", "copaint")
 COLUMNS = {  # headings and what stands under them
     "sliced W": "sliced_wasserstein",
     "max W": "max_sliced_wasserstein",
+    "MMD²": "mmd_squared",
     "mode error": "mode_weight_error",
     "MMSE gap / dB": "mmse_gap_db",
     "coverage 90%": "coverage_90",
@@ -132,7 +133,7 @@ def section(name: str, n: int, seeds: range, cells: Path) -> tuple[str, str]:
         f"| *exact draws* | {' | '.join(exact.get(key, '') for key in COLUMNS.values())} |",
     ]
     for method, repeats in rows.items():
-        values = (spread([row[key] for row in repeats], key) for key in COLUMNS.values())
+        values = (spread([row.get(key) for row in repeats], key) for key in COLUMNS.values())
         lines.append(f"| {method} | {' | '.join(values)} |")
     lines.append("\nVerdicts: " + "; ".join(f"**{m}** {r[0]['verdict']}" for m, r in rows.items()))
     brief = [

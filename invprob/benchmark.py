@@ -27,7 +27,13 @@ from invprob.certificate import Certificate, Twins, certify
 from invprob.comparison import Result, measured, parse, refuse_mismatch
 from invprob.draws import Draws, corrected
 from invprob.likelihood import Likelihood
-from invprob.metrics import Array, optimality_gap, posterior_coverage, sliced_wasserstein
+from invprob.metrics import (
+    Array,
+    mmd_squared,
+    optimality_gap,
+    posterior_coverage,
+    sliced_wasserstein,
+)
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.suites.base import Problem
@@ -37,6 +43,7 @@ from operators.errors import NotDifferentiable, UnknownName
 TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives the row `rtb_raw` too
 REFERENCE = 10  # draws of the exact reference for each draw of a method
 REPEATS = 8  # exact draws behind the floor
+MMD_DRAWS = 1000  # of the reference, evenly taken: the kernel meets all pairs
 EXACT_SEED = 10**6  # of reference and floor: far from the methods' own
 
 # Vectors are cheap: wide batches, and twins enough for a steady EUBO. On gmm/d8_dy1_s0, 80 RTB
@@ -55,7 +62,7 @@ class Benchmark:
     problem: Problem
     rows: list[dict[str, Any]]  # means over seeds; "spread" holds standard deviations
     results: list[Result]  # of the first seed
-    reference: Array  # exact draws, (REFERENCE * n, d)
+    reference: Array  # exact draws, (REFERENCE * n, d), or as many times n as are stored
     floor: dict[str, float | None]
 
 
@@ -209,11 +216,14 @@ def _result(
     cost: dict[str, float],
     reference: Array,
 ) -> Result:
-    """Return the scores of one row."""
+    """Return the scores of one row; those of samples are None where any is not finite."""
+    x = draws.x.astype(float)
+    finite = bool(np.isfinite(x).all())
     exact = problem.likelihood.chi2(torch.from_numpy(reference)).mean()
+    distances = _distances(problem, x if finite else reference, reference)
     scores: dict[str, float | None] = {
-        **_distances(problem, draws.x.astype(float), reference),
-        "residual_rms": float(np.sqrt(draws.chi2.mean())),
+        **(distances if finite else dict.fromkeys(distances)),
+        "residual_rms": float(np.sqrt(draws.chi2.mean())) if finite else None,
         "residual_rms_exact": float(exact.sqrt()),
         "log_z": certificate.log_z,
         "log_z_exact": problem.log_z,
@@ -234,6 +244,7 @@ def _distances(problem: Problem, x: Array, reference: Array) -> dict[str, float 
     return {
         "sliced_wasserstein": mean,
         "max_sliced_wasserstein": largest,
+        "mmd_squared": mmd_squared(seen, exact[:: max(1, len(exact) // MMD_DRAWS)]),
         "mode_weight_error": problem.mode_weight_error(x),
         "mmse_gap_db": optimality_gap(seen, exact),
         "coverage_90": posterior_coverage(seen, exact),

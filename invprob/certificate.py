@@ -26,7 +26,7 @@ from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.trajectory import Guidance, path_guidance, prior_paths, rollout, score_path
 from operators.base import ForwardOperator
-from operators.noise import Gaussian
+from operators.noise import NoiseModel
 from priors.base import Prior
 from priors.process import generators
 
@@ -233,7 +233,7 @@ class Twins:
         cls,
         prior: Prior,
         operator: ForwardOperator,
-        noise: Gaussian,
+        noise: NoiseModel,
         times: tuple[float, ...],
         count: int,
         seed: int,

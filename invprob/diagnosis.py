@@ -140,7 +140,7 @@ def neighbours(likelihood: Likelihood, x: Tensor) -> NDArray[np.float64]:
     """Return the mean product of neighbouring whitened residuals of x (B, *x_shape), (B,)."""
     with torch.no_grad():
         r = likelihood.whitened(x).double()
-    kept = (likelihood.noise.precision_as(r) > 0).double().expand(1, *r.shape[1:])
+    kept = likelihood.noise.kept(tuple(r.shape[1:]))[None].double()
 
     def products(a: Tensor) -> Tensor:
         across, along = a[..., 1:] * a[..., :-1], a[..., 1:, :] * a[..., :-1, :]

@@ -35,6 +35,7 @@ from invprob.posterior import Posterior
 from invprob.rtb import Progress
 from operators.base import LinearOperator
 from operators.errors import NumericalError, ObservationError
+from operators.noise import Gaussian
 
 SIGMAS = 3.0  # half-width of intervals, in standard errors that are known well
 SMC_RUNS = 8  # independent runs, which share the n particles
@@ -115,7 +116,7 @@ def evidence(
 def refuse_other_data(models: Mapping[str, Observation]) -> None:
     """Raise ObservationError where not all explain the same values: no ratio of evidences then."""
     seen = {
-        name: np.where(observation.noise.precision > 0, observation.y, np.nan)
+        name: np.where(observation.noise.kept(observation.operator.y_shape), observation.y, np.nan)
         for name, observation in models.items()
     }
     (first, values), *others = seen.items()
@@ -169,18 +170,18 @@ def smc_estimates(
 def ceiling(posterior: Posterior, seed: int = 0) -> float:
     """Return an upper bound of log Z, whatever the policy: the best fit of any plausible x.
 
-    r2 is the largest |x|^2 among draws of the prior. For an operator that is not linear it is the
-    density of a perfect fit.
+    r2 is the largest |x|^2 among draws of the prior. For an operator that is not linear, or noise
+    that is not Gaussian, it is the density of a perfect fit.
     """
-    likelihood = posterior.likelihood
-    perfect = float(likelihood.noise.log_prob(likelihood.y, likelihood.y.double()))
-    if not isinstance(likelihood.operator, LinearOperator):
+    likelihood, noise = posterior.likelihood, posterior.likelihood.noise
+    perfect = float(noise.log_prob(likelihood.y, noise.likeliest(likelihood.y.double())))
+    if not (isinstance(likelihood.operator, LinearOperator) and isinstance(noise, Gaussian)):
         return perfect
     x = posterior.prior.decode(posterior.prior.draw(CEILING_DRAWS, seed)).double().flatten(1)
     power = x.square().sum(1)
     r2 = float(power.max())
     y = likelihood.y.double()
-    solved = likelihood.operator.solve(r2, likelihood.noise, y, iterations=CEILING_ITERATIONS)
+    solved = likelihood.operator.solve(r2, noise, y, iterations=CEILING_ITERATIONS)
     return perfect - float((y * solved).sum()) / 2 + log_mean((power / (2 * r2)).numpy())
 
 

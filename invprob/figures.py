@@ -1,6 +1,6 @@
 """Figures of data, posteriors, trainings and comparisons.
 
-They are made of `invprob.panels`. Residuals are (data - A(mean)) / sigma.
+They are made of `invprob.panels`. Residuals are whitened by the noise model.
 """
 
 from __future__ import annotations
@@ -152,13 +152,15 @@ def _truth(observation: Observation) -> Array | None:
 
 
 def _fit(observation: Observation, mean: Array) -> tuple[Array, Array]:
-    """Return the model A(mean) and the residual in sigma, NaN where masked, both (*y_shape)."""
+    """Return the expected data of x = mean and the whitened residual, NaN where masked."""
     import torch
 
+    noise, shape = observation.noise, observation.operator.y_shape
     with torch.no_grad():
-        model = observation.operator(torch.from_numpy(mean.astype(float))[None])[0].numpy()
-    residual = (_data(observation) - model) / np.asarray(observation.noise_sigma)
-    return model, residual
+        image = observation.operator(torch.from_numpy(mean.astype(float))[None])
+        residual = noise.whitened(observation.y[0], image)[0].numpy()
+    model: Array = noise.expected(image)[0].numpy()
+    return model, np.where(noise.kept(shape).numpy(), residual, np.nan)
 
 
 def _planes(observation: Observation) -> tuple[Plane, Plane]:

@@ -28,7 +28,7 @@ from operators.errors import ObservationError, RunError
 if TYPE_CHECKING:
     from invprob.observation import Observation
     from operators.base import ForwardOperator
-    from operators.noise import Gaussian
+    from operators.noise import NoiseModel
 
 __all__ = ["Instruments", "read_ranges"]
 
@@ -59,7 +59,7 @@ class Instruments:
                     "leave out what fixes it"
                 )
 
-    def draw(self, rng: np.random.Generator) -> tuple[ForwardOperator, Gaussian]:
+    def draw(self, rng: np.random.Generator) -> tuple[ForwardOperator, NoiseModel]:
         """Return the operator and noise of one instrument."""
         values = {key: _value(key, span, rng) for key, span in self.ranges.items()}
         made = with_settings(self.observation, values)

@@ -5,10 +5,13 @@ Guidance is the proximal shift of a clean estimate x whose error is N(0, R):
     delta = argmin_u [ -log p(y | u) + (u - x)^T R^-1 (u - x) / 2 ] - x
           = R A^T (A R A^T + Sigma)^-1 (y - A x)                       (linear A, Gaussian noise)
 
-For other operators it is reached by Gauss-Newton steps: A is linearised about the last iterate,
-A(u) + J (u' - u), and the next one is the closed form for that,
+Otherwise it is reached by Gauss-Newton steps: A is linearised about the last iterate u = x + delta,
+A(u) + J (u' - u), and the noise taken as Gaussian there, with its score s and curvature W (Fisher's
+information: McCullagh & Nelder 1989, section 2.5). The next iterate is the closed form for that,
 
-    delta' = R J^T (J R J^T + Sigma)^-1 (y - A(x + delta) + J delta)
+    delta' = R J^T (J R J^T + W^-1)^-1 (W^-1 s + J delta)
+
+where W^-1 = Sigma and W^-1 s = y - A(u) if the noise is Gaussian.
 
 An R that is bounded by c, R = (S^-1 + I/c)^-1, is S with x itself as further data
 (`operators._stacked`). Boys et al. 2023, arXiv 2310.06721, eq. 10; Song et al. 2023,
@@ -25,13 +28,14 @@ from torch import Tensor
 
 from operators._maps import LinearMap
 from operators._stacked import Stacked
+from operators._weighted import Weighted
 from operators.base import ForwardOperator
-from operators.noise import Gaussian
+from operators.noise import Gaussian, NoiseModel
 from priors.base import Bounded, Covariance
 
 CG_ITERATIONS = 60  # at most, for one shift: a truncated solve is a policy too, and never a bias
 CG_TOLERANCE = 1e-2  # relative residual at which the shift's linear solve stops
-GN_STEPS = 4  # Gauss-Newton steps for operators that are not linear
+GN_STEPS = 4  # Gauss-Newton steps where operator or noise are not linear or Gaussian
 GN_CG_ITERATIONS = 8  # at most, in each of them
 GN_CG_TOLERANCE = 1e-4
 GN_GAIN = 0.01  # nats: an item whose objective changes by less is done
@@ -43,7 +47,7 @@ class Likelihood:
     """log p(y | x) for data y (1, *y_shape), or (B, *y_shape): one per item of the batch."""
 
     operator: ForwardOperator
-    noise: Gaussian
+    noise: NoiseModel
     y: Tensor
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -52,12 +56,14 @@ class Likelihood:
         return self.noise.log_prob(self.y.expand_as(mean), mean)
 
     def whitened(self, x: Tensor) -> Tensor:
-        """Return the residual (y - A x) / sigma, (B, *y_shape), zero where masked."""
-        return self._whitened(self.operator(x))
+        """Return residuals of mean 0 and variance 1, (B, *y_shape), zero where masked."""
+        mean = self.operator(x)
+        return self.noise.whitened(self.y.expand_as(mean), mean)
 
     def chi2(self, x: Tensor) -> Tensor:
         """Return the squared whitened residual per unmasked pixel, (B,) float64."""
-        return self._squares(self.operator(x)) / self.noise.count(self.operator.y_shape)
+        squares = self.whitened(x).flatten(1).double().square().sum(1)
+        return squares / self.noise.count(self.operator.y_shape)
 
     def guidance(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor, Tensor]:
         """Return the proximal shift of x, given the covariance R of its error, score and potential.
@@ -65,17 +71,17 @@ class Likelihood:
         Shift and score, the gradient of log p(y | x) in x, are (B, *x_shape). The potential (B,)
         float64 is minus the least value of the objective, up to a constant: log p(y | x) with the
         error of x integrated out, exactly -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2 for
-        linear operators, else by Laplace. Raises NotDifferentiable where the operator has no
-        gradient.
+        linear operators and Gaussian noise, else by Laplace. Raises NotDifferentiable where the
+        operator has no gradient.
         """
         mean, jacobian = self.operator.linearise(x)
         score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
-        if not self.operator.linear:
+        if not (self.operator.linear and isinstance(self.noise, Gaussian)):
             delta, potential = self._gauss_newton(x, covariance, mean, jacobian)
             return delta, score, potential
         residual = self.y - mean
         solved, _, delta = self._proximal(
-            jacobian, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
+            jacobian, self.noise, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
         )
         own = solved.flatten(1)[:, : residual[0].numel()]  # what belongs to the data
         return delta, score, -(residual.flatten(1) * own).double().sum(1) / 2
@@ -83,7 +89,9 @@ class Likelihood:
     def _gauss_newton(
         self, x: Tensor, covariance: Covariance, mean: Tensor, jacobian: LinearMap
     ) -> tuple[Tensor, Tensor]:
-        """Return the shift and potential of an operator that is not linear, with A(x) and dA/dx.
+        """Return shift and potential where A is not linear or the noise not Gaussian.
+
+        `mean` and `jacobian` are A(x) and dA/dx.
 
         R may be singular and R^-1 is never applied: every iterate is delta = R w, so that
         delta^T R^-1 delta = w^T delta. Steps are halved per item, and none raises the objective.
@@ -98,10 +106,11 @@ class Likelihood:
         for k in range(GN_STEPS):
             if k:
                 mean, jacobian = self.operator.linearise(x + delta)
-            residual = self.y - mean + jacobian(delta)
+            jacobian, noise, residual = self._locally_gaussian(mean, jacobian)
             solved, toward, goal = self._proximal(
-                jacobian, covariance, residual, GN_CG_ITERATIONS, GN_CG_TOLERANCE, solved
-            )
+                jacobian, noise, covariance, residual + jacobian(delta), GN_CG_ITERATIONS,
+                GN_CG_TOLERANCE, solved,
+            )  # fmt: skip
             share = active.to(x.dtype)
             for _ in range(GN_HALVINGS + 1):
                 step = share.view(column)
@@ -121,9 +130,23 @@ class Likelihood:
                 break
         return delta, -value
 
+    def _locally_gaussian(
+        self, mean: Tensor, jacobian: LinearMap
+    ) -> tuple[LinearMap, Gaussian, Tensor]:
+        """Return J, its Gaussian noise and the residual W^-1 s, both in units of W^-1/2.
+
+        Gaussian noise keeps its own units: there alone W is the same for every item of the batch.
+        """
+        if isinstance(self.noise, Gaussian):
+            return jacobian, self.noise, self.y - mean
+        y = self.y.expand_as(mean)
+        root, score = self.noise.curvature(y, mean).sqrt(), self.noise.score(y, mean)
+        return Weighted(jacobian, root), Gaussian(1.0), torch.where(root > 0, score / root, 0.0)
+
     def _proximal(
         self,
         jacobian: LinearMap,
+        noise: Gaussian,
         covariance: Covariance,
         residual: Tensor,
         iterations: int,
@@ -134,7 +157,6 @@ class Likelihood:
 
         For a bounded R they are those of the stacked operator and S.
         """
-        noise = self.noise
         if isinstance(covariance, Bounded):
             jacobian = Stacked(jacobian, covariance.limit)
             noise, own = jacobian.noise(noise), jacobian.y_shape[0]
@@ -156,16 +178,7 @@ class Likelihood:
         """
         wide = delta.double()
         distance = (wide * (pull.double() + wide / limit)).flatten(1).sum(1)
-        return (self._squares(mean) + distance) / 2
-
-    def _squares(self, mean: Tensor) -> Tensor:
-        """Return |(y - mean) / sigma|^2 over the unmasked pixels, (B,) float64."""
-        return self._whitened(mean).flatten(1).double().square().sum(1)
-
-    def _whitened(self, mean: Tensor) -> Tensor:
-        score = self.noise.score(self.y.expand_as(mean), mean)
-        precision = self.noise.precision_as(mean)
-        return torch.where(precision > 0, score * precision.rsqrt(), 0.0)
+        return self.noise.misfit(self.y.expand_as(mean), mean) + distance / 2
 
     def repeat(self, times: int) -> Likelihood:
         """Return the likelihood of every observation `times` in a row, (M * times, *y_shape)."""

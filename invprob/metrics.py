@@ -3,6 +3,9 @@
 CRPS (Gneiting & Raftery 2007, doi:10.1198/016214506000001437, eq. 21), per pixel and averaged:
     E|X - x| - E|X - X'| / 2
 SSIM (Wang et al. 2004, doi:10.1109/TIP.2003.819861) with their Gaussian window of 1.5 px.
+MMD^2 (Gretton et al. 2012, JMLR 13, eq. 3) without bias, under the kernel of Crafts & Villa (2025,
+arXiv 2503.03007): sum over j = -2..2 of exp(-|u - v|^2 / (2^j h)), h the mean |u - v| of the
+reference.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
 
 Array = NDArray[np.float64]
 
@@ -113,3 +117,25 @@ def sliced_wasserstein(
         distance.append(np.abs(one[:, None] - two.reshape(len(a), -1, len(some))).mean((0, 1)))
     joined = np.concatenate(distance)
     return float(joined.mean()), float(joined.max())
+
+
+def mmd_squared(a: Array, b: Array) -> float:
+    """Return the squared maximum mean discrepancy of samples a (n, d) from a reference b (m, d).
+
+    It is 0 on average where both have one law, so it may be negative; 5 is the kernel's peak.
+    """
+    apart = cdist(b, b)
+    width = apart.sum() / (len(b) * (len(b) - 1))
+
+    def kernel(distance: Array) -> Array:
+        value: Array = np.exp(-np.square(distance) / (4 * width))  # of j = 2; the others by squares
+        total = value
+        for _ in range(4):
+            value = np.square(value)
+            total = total + value
+        return total
+
+    within = [
+        (kernel(d).sum() - 5 * len(d)) / (len(d) * (len(d) - 1)) for d in (cdist(a, a), apart)
+    ]
+    return float(sum(within) - 2 * kernel(cdist(a, b)).mean())

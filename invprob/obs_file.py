@@ -2,7 +2,9 @@
 
     /data (*y_shape) or (N, *y_shape)    /noise_sigma () or (*y_shape)    /mask True = excluded
     /psf, /truth (optional)              /operator: parameters as attributes, arrays as datasets
-    root attributes: format, version, operator, unit, wcs_header, prior (a suggestion), truth_sigma
+    /noise: the same of a noise that is not Gaussian, which has no /noise_sigma
+    root attributes: format, version, operator, unit, wcs_header, prior (a suggestion), truth_sigma,
+    noise (absent: gaussian)
 
 HDF5 can read foreign files (external storage, virtual datasets, links) and declare terabytes in a
 kilobyte, so nothing is read before links, storage, dtype and size have been looked at.
@@ -37,7 +39,8 @@ TEXTS = ("operator", "prior", "unit", "wcs_header")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Return the stored fields: arrays (None where absent), texts, and `parameters`, a dict.
+    """Return the stored fields: arrays (None where absent), texts, and the dicts `parameters` and
+    `noise_parameters`.
 
     Raises `ObservationError` naming what is wrong with the file.
     """
@@ -112,10 +115,13 @@ def facts(path: str | Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        **{key: stored[key] for key in TEXTS},
-        "parameters": {
-            key: {"shape": list(value.shape)} if isinstance(value, np.ndarray) else value
-            for key, value in stored["parameters"].items()
+        **{key: stored[key] for key in (*TEXTS, "noise")},
+        **{
+            group: {
+                key: {"shape": list(value.shape)} if isinstance(value, np.ndarray) else value
+                for key, value in stored[group].items()
+            }
+            for group in ("parameters", "noise_parameters")
         },
         "data_shape": list(data.shape),
         **ranges,
@@ -157,29 +163,43 @@ def _fields(file: h5py.File, path: Path) -> dict[str, Any]:
     arrays = {key: array(file, key, path) for key in ARRAYS}
     if arrays["data"] is None:
         raise ObservationError(f"{path} has no /data; store the observation there")
-    group = _item(file, "operator", path) if "operator" in file else None
-    if not isinstance(group, h5py.Group):
-        raise ObservationError(f"{path} has no group /operator with the operator's parameters")
-    parameters = {key: _decode(value) for key, value in group.attrs.items()}
-    parameters |= {key: array(group, key, path, "biufc") for key in group}
+    parameters = _group(file, "operator", path)
+    noise = str(attributes.get("noise", "gaussian"))
+    given = {} if noise == "gaussian" else _group(file, "noise", path)
     psf = array(file, "psf", path)
     if psf is not None:
         parameters["psf"] = psf
     texts = {key: str(attributes.get(key, "")) for key in TEXTS}
     own = attributes.get("truth_sigma", 0.0)
-    return {**arrays, **texts, "truth_sigma": own, "parameters": parameters}
+    return {
+        **arrays, **texts, "truth_sigma": own, "parameters": parameters, "noise": noise,
+        "noise_parameters": given,
+    }  # fmt: skip
+
+
+def _group(file: h5py.File, key: str, path: Path) -> dict[str, Any]:
+    """Return what a group holds: attributes and arrays."""
+    group = _item(file, key, path) if key in file else None
+    if not isinstance(group, h5py.Group):
+        raise ObservationError(f"{path} has no group /{key} with the {key}'s parameters")
+    values = {name: _decode(value) for name, value in group.attrs.items()}
+    return values | {name: array(group, name, path, "biufc") for name in group}
 
 
 def _fill(file: h5py.File, fields: dict[str, Any]) -> None:
-    group = file.create_group("operator")
     file.attrs.update({"format": FORMAT, "version": VERSION})
-    file.attrs.update({key: _encode(fields[key]) for key in (*TEXTS, "truth_sigma")})
+    file.attrs.update({key: _encode(fields[key]) for key in (*TEXTS, "truth_sigma", "noise")})
     places = [(file, key, fields[key]) for key in ARRAYS if fields[key] is not None]
-    for key, value in fields["parameters"].items():
-        if isinstance(value, np.ndarray):
-            places.append((file if key == "psf" else group, key, value))
-        else:
-            group.attrs[key] = _encode(value)
+    groups = {"operator": fields["parameters"]}
+    if fields["noise_parameters"]:
+        groups["noise"] = fields["noise_parameters"]
+    for name, values in groups.items():
+        group = file.create_group(name)
+        for key, value in values.items():
+            if isinstance(value, np.ndarray):
+                places.append((file if key == "psf" else group, key, value))
+            else:
+                group.attrs[key] = _encode(value)
     for place, key, value in places:
         filters = {"compression": "gzip", "fletcher32": True} if np.size(value) > 1 else {}
         place.create_dataset(key, data=value, **filters)

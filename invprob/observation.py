@@ -1,6 +1,7 @@
 """One observation: the data, the instrument that made them and their noise, checked together.
 
-    y = A(x) + noise,   noise ~ N(0, sigma^2) independently at every point that is not masked
+    y ~ p(y | A(x)),   independently at every point that is not masked: N(A(x), noise_sigma^2), or
+                       any other noise model
 
 Everything downstream takes an `Observation`, so bad data stop here, with what to do about them.
 Importing this module loads no torch.
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from operators.base import ForwardOperator
-    from operators.noise import Gaussian
+    from operators.noise import NoiseModel
 
 __all__ = ["Observation", "real_array"]
 
 log = logging.getLogger("invprob")
+
+GAUSSIAN = "gaussian"  # the noise of an observation that names no other
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +42,8 @@ class Observation:
 
     data: `(*y_shape)`, or `(N, *y_shape)` for N observations; float32 or float64. Integers are
         converted. Finite and not constant where not masked.
-    noise_sigma: standard deviation in the data's unit, a number or `(*y_shape)`.
+    noise_sigma: standard deviation in the data's unit, a number or `(*y_shape)`, of Gaussian noise.
+    noise_model: the noise where it is another; its own mask is added to the observation's.
     mask: boolean `(*y_shape)`, True = excluded, or None. The operator's `data_mask` is added to it
         in `noise`.
     truth: `(*x_shape)` or `(N, *x_shape)`, where x is known; `truth_sigma`: standard deviation of
@@ -49,27 +53,33 @@ class Observation:
 
     operator: ForwardOperator
     data: NDArray[Any]
-    noise_sigma: float | NDArray[Any]
+    noise_sigma: float | NDArray[Any] | None = None
     mask: NDArray[np.bool_] | None = None
     truth: NDArray[Any] | None = None
     prior: str = ""
     unit: str = ""
     wcs_header: str = ""
     truth_sigma: float = 0.0
+    noise_model: NoiseModel | None = None
 
     def __post_init__(self) -> None:
-        if self.noise_sigma is None:
+        if self.noise_sigma is None and self.noise_model is None:
             raise ObservationError(
                 "noise_sigma is missing, and the noise is mandatory: give its standard deviation "
-                "in the data's unit, one number or a map of the data's shape"
+                "in the data's unit, one number or a map of the data's shape, or a noise_model"
             )
-        sigma = real_array("noise_sigma", self.noise_sigma)
-        fields = {
+        if self.noise_sigma is not None and self.noise_model is not None:
+            raise ObservationError("noise_sigma and noise_model are both given: leave one out")
+        sigma = None if self.noise_sigma is None else real_array("noise_sigma", self.noise_sigma)
+        fields: dict[str, Any] = {
             "data": real_array("data", self.data),
-            "noise_sigma": sigma if sigma.ndim else float(sigma),
+            "noise_sigma": sigma if sigma is None or sigma.ndim else float(sigma),
             "mask": None if self.mask is None else _boolean("mask", self.mask),
             "truth": None if self.truth is None else real_array("truth", self.truth),
         }
+        if self.noise_model is not None and self.noise_model.mask is not None:
+            added = self.noise_model.mask.cpu().numpy()
+            fields["mask"] = added if fields["mask"] is None else added | fields["mask"]
         for field, value in fields.items():
             object.__setattr__(self, field, value)
         name, y_shape, x_shape = self.name, self.operator.y_shape, self.operator.x_shape
@@ -78,7 +88,7 @@ class Observation:
             raise ObservationError(
                 f"mask has shape {self.mask.shape}; needed {y_shape}, that of one observation"
             )
-        self.noise.count(y_shape)  # raises on a sigma of another shape
+        self.noise.count(y_shape)  # raises on a map of another shape
         self._check_values()
         own = self.truth_sigma
         if not isinstance(own, float | int) or not 0 <= own < np.inf:
@@ -108,6 +118,9 @@ class Observation:
                 "--prior path/to/%s", path, stored["prior"], stored["prior"],
             )  # fmt: skip
             stored["prior"] = ""
+        noise, given_noise = stored.pop("noise"), stored.pop("noise_parameters")
+        if noise != GAUSSIAN:
+            stored["noise_model"] = registry.noise_class(noise).from_config(given_noise)
         cls_ = registry.operator_class(given)
         if registry.name_of(cls_).replace("-", "_") != name.replace("-", "_"):
             raise ObservationError(
@@ -119,7 +132,13 @@ class Observation:
     def write(self, path: str | Path) -> None:
         """Write an obs.h5; raises `RunError` when it cannot, and then leaves `path` as it was."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields |= {"operator": self.name, "parameters": self.operator.config()}
+        model = fields.pop("noise_model")
+        fields |= {
+            "operator": self.name,
+            "parameters": self.operator.config(),
+            "noise": self.noise_name,
+            "noise_parameters": {} if model is None else model.config(),
+        }
         obs_file.write(Path(path), fields)
 
     @property
@@ -127,8 +146,13 @@ class Observation:
         """Name of the operator, or `file.py:Class` of a user's own."""
         return registry.name_of(type(self.operator))
 
+    @property
+    def noise_name(self) -> str:
+        """Name of the noise model."""
+        return GAUSSIAN if self.noise_model is None else registry.name_of(type(self.noise_model))
+
     @cached_property
-    def noise(self) -> Gaussian:
+    def noise(self) -> NoiseModel:
         """Noise model with the mask and the operator's `data_mask` united."""
         import torch
 
@@ -138,6 +162,8 @@ class Observation:
         if self.mask is not None:
             own = torch.tensor(self.mask)
             mask = own if mask is None else own | mask.cpu()
+        if self.noise_model is not None:
+            return type(self.noise_model).from_config(self.noise_model.config(), mask)
         sigma = self.noise_sigma
         return Gaussian(sigma if isinstance(sigma, float) else torch.tensor(sigma), mask)
 
@@ -162,10 +188,15 @@ class Observation:
         return dataclasses.replace(self, data=self.data[index], truth=truth)
 
     def sha256(self) -> str:
-        """Return the digest of all that bears on inference: operator, data, sigma and mask."""
+        """Return the digest of all that bears on inference: operator, data, noise and mask."""
         digest = hashlib.sha256(self.name.encode())
-        arrays = {"data": self.data, "noise_sigma": self.noise_sigma, "mask": self.mask}
-        for key, value in sorted({**self.operator.config(), **arrays}.items()):
+        facts = {**self.operator.config(), "data": self.data, "mask": self.mask}
+        if self.noise_model is None:
+            facts["noise_sigma"] = self.noise_sigma
+        else:
+            facts["noise"] = self.noise_name
+            facts |= {f"noise.{k}": v for k, v in self.noise_model.config().items()}
+        for key, value in sorted(facts.items()):
             digest.update(key.encode())
             if isinstance(value, np.ndarray):
                 digest.update(f"{value.dtype.str}{value.shape}".encode())
@@ -183,6 +214,7 @@ class Observation:
             "data", np.where(kept, batch, 0).reshape(self.data.shape), "mask them (mask = True)"
         )
         values = batch[:, kept]
+        self.noise.refuse_data(values)
         if values.shape[1] > 1 and (values == values[:, :1]).all(axis=1).any():
             raise ObservationError(
                 f"data are constant ({values[0, 0]:g}) at all {values.shape[1]} unmasked points; "

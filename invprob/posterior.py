@@ -285,9 +285,10 @@ def measured_gaps(
 
 def scale_warning(observation: Observation, prior: Prior) -> str:
     """Return a warning where the data lie far off the prior's scale, else an empty string."""
-    typical = observation.operator(prior.decode(prior.draw(16, seed=0)))
+    noise, operator = observation.noise, observation.operator
+    typical = noise.expected(operator(prior.decode(prior.draw(16, seed=0))))
     expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
-    kept = observation.noise.precision > 0
+    kept = noise.kept(operator.y_shape)
     found = float(torch.where(kept, observation.y, 0.0).abs().max())
     ratio = found / expected
     if 0.1 < ratio < 10:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from invprob.baselines.base import Baseline
     from invprob.suites.base import Suite
     from operators.base import ForwardOperator
+    from operators.noise import NoiseModel
     from priors.base import Prior
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "load_prior",
     "name_of",
     "names",
+    "noise_class",
     "operator_class",
     "suite_class",
     "summary",
@@ -46,16 +48,19 @@ PACKAGES = {
     "priors": "priors",
     "baselines": "invprob.baselines",
     "suites": "invprob.suites",
+    "noises": "operators.noise",
 }
 BASES = {
     "operators": "ForwardOperator",
     "priors": "Prior",
     "baselines": "Baseline",
     "suites": "Suite",
+    "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
 SHARED = {  # modules that serve the others and are not themselves of the kind
-    "operators": {"base", "errors", "noise"},
+    "operators": {"base", "errors"},
+    "noises": {"base"},
     "priors": {"base", "pixel", "process", "training"},
     "baselines": {"base"},
     "suites": {"base"},
@@ -65,6 +70,20 @@ SHARED = {  # modules that serve the others and are not themselves of the kind
 def operator_class(name: str) -> type[ForwardOperator]:
     """Return the operator class of that name, or of `file.py:Class`; raises `UnknownName`."""
     cls: type[ForwardOperator] = _load_class("operators", name)
+    return cls
+
+
+def noise_class(name: str) -> type[NoiseModel]:
+    """Return the noise model of that name; raises `UnknownName`, for a `file.py:Class` too.
+
+    A name may come from an observation, which must be readable anywhere and run no code.
+    """
+    if ":" in name:
+        raise UnknownName(
+            f"noise {name!r} names code, which is not run: needed one of "
+            + ", ".join(names("noises"))
+        )
+    cls: type[NoiseModel] = _load_class("noises", name)
     return cls
 
 

@@ -16,35 +16,59 @@ if TYPE_CHECKING:
     from invprob.observation import Observation
     from operators.base import ForwardOperator
 
-__all__ = ["NOISE", "changed", "near", "with_settings"]
+__all__ = ["changed", "near", "with_settings"]
 
-NOISE = ("noise.sigma", "noise.scale")  # keys besides the operator's own parameters
+NOISE = "noise."  # begins the keys of the noise
 
 Remodelled = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
 
 def with_settings(
-    observation: Observation, values: Mapping[str, Any], operator: ForwardOperator | None = None
+    observation: Observation,
+    values: Mapping[str, Any],
+    operator: ForwardOperator | None = None,
+    noise: str | None = None,
 ) -> Observation:
-    """Return the observation as data of another instrument: operator parameters and `NOISE`.
+    """Return the observation as data of another instrument: parameters of operator and noise.
 
-    operator: what the parameters belong to, instead of the observation's own. The truth is left
-    out, for it belongs to the stored instrument. Raises UnknownName with the valid keys, and what
-    operator and noise raise.
+    operator, noise: what the parameters belong to, instead of the observation's own. The truth is
+    left out, for it belongs to the stored instrument. Raises UnknownName with the valid keys, and
+    what operator and noise raise.
     """
-    own = {key: value for key, value in values.items() if key not in NOISE}
+    own = {key: value for key, value in values.items() if not key.startswith(NOISE)}
     operator = operator or observation.operator
     try:
         config = changed(operator.config(), own, operator.remodelled)
     except UnknownName as error:
-        raise UnknownName(f"{error}; or {', '.join(NOISE)}") from None
-    for key in NOISE:
-        if type(values.get(key, 1.0)) not in (int, float):
-            raise UnknownName(f"{key}={values[key]}: needed a number")
-    sigma = values.get("noise.sigma", observation.noise_sigma) * values.get("noise.scale", 1.0)
+        raise UnknownName(f"{error}; or {NOISE}KEY") from None
     if own:
         operator = type(operator).from_config(config)
-    return replace(observation, operator=operator, noise_sigma=sigma, truth=None)
+    of_noise = {k.removeprefix(NOISE): v for k, v in values.items() if k.startswith(NOISE)}
+    fields = _noise(observation, noise or observation.noise_name, of_noise)
+    return replace(observation, operator=operator, truth=None, **fields)
+
+
+def _noise(observation: Observation, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the observation that hold its noise, changed.
+
+    Gaussian noise has sigma and its factor scale; of another, every parameter not given is that of
+    the stored noise, if it is of the same kind.
+    """
+    from invprob import registry
+
+    if name != "gaussian":
+        cls, stored = registry.noise_class(name), observation.noise_model
+        kept = stored.config() if stored is not None and type(stored) is cls else {}
+        return {"noise_sigma": None, "noise_model": cls.from_config({**kept, **values})}
+    for key, value in values.items():
+        if key not in ("sigma", "scale"):
+            raise UnknownName(f"no parameter {NOISE + key!r}. Valid: noise.sigma, noise.scale")
+        if type(value) not in (int, float):
+            raise UnknownName(f"{NOISE + key}={value}: needed a number")
+    sigma = values.get("sigma", observation.noise_sigma)
+    if sigma is None:
+        raise UnknownName("noise=gaussian: give its noise.sigma too")
+    return {"noise_sigma": sigma * values.get("scale", 1.0), "noise_model": None}
 
 
 def changed(

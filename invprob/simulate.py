@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from invprob.observation import Observation
+from invprob import registry
+from invprob.observation import GAUSSIAN, Observation
 from invprob.trajectory import prior_paths
 from operators.base import ForwardOperator
 from operators.errors import ObservationError
-from operators.noise import Gaussian
+from operators.noise import Gaussian, NoiseModel
 from priors.base import Prior
 from priors.process import generators
 
@@ -23,30 +26,47 @@ log = logging.getLogger("invprob")
 def simulate(
     operator: ForwardOperator,
     truth: NDArray[np.float64],
-    noise: float = 0.05,
+    noise: float | str = 0.05,
     seed: int = 0,
     prior: str = "",
     unit: str = "",
     truth_sigma: float = 0.0,
+    noise_settings: Mapping[str, Any] | None = None,
 ) -> Observation:
-    """Return the observation of `truth` (*x_shape) with Gaussian noise.
+    """Return the observation of `truth` (*x_shape) with noise.
 
-    `noise` is the standard deviation as a fraction of the largest noise-free datum. `prior` is
-    recorded as the suggestion for whoever analyses the data, `truth_sigma` as the noise that the
-    truth has of its own.
+    `noise` is the standard deviation of Gaussian noise as a fraction of the largest noise-free
+    datum, or the name of a noise model, whose default for data of that size `noise_settings`
+    change. `prior` is recorded as the suggestion for whoever analyses the data, `truth_sigma` as
+    the noise that the truth has of its own.
     """
     with torch.no_grad():
         mean = operator(torch.from_numpy(np.asarray(truth, float))[None])
     peak = float(mean.abs().max())
-    if noise <= 0 or peak == 0:
+    if peak == 0 or (not isinstance(noise, str) and noise <= 0):
         raise ObservationError(
-            f"need noise > 0 and data that are not all zero, found noise {noise:g}, peak {peak:g}"
+            f"need noise > 0 and data that are not all zero, found noise {noise}, peak {peak:g}"
         )
-    sigma = noise * peak
-    y = Gaussian(sigma).sample(mean, torch.Generator().manual_seed(seed))[0].numpy()
+    model = noise_model(noise, peak, noise_settings or {})
+    y = model.sample(mean, torch.Generator().manual_seed(seed))[0].numpy()
+    given: dict[str, Any] = {"noise_model": model}
+    if isinstance(model, Gaussian):
+        given = {"noise_sigma": model.config()["sigma"]}
     return Observation(
-        operator, y, sigma, truth=truth, truth_sigma=truth_sigma, prior=prior, unit=unit
+        operator, y, truth=truth, truth_sigma=truth_sigma, prior=prior, unit=unit, **given
     )
+
+
+def noise_model(noise: float | str, peak: float, settings: Mapping[str, Any]) -> NoiseModel:
+    """Return the noise of that name, or Gaussian noise of that fraction of the peak, changed.
+
+    Raises UnknownName on a name, and ObservationError on a setting or value, that does not exist.
+    """
+    cls = registry.noise_class(noise if isinstance(noise, str) else GAUSSIAN)
+    config = cls.default(peak).config()
+    if not isinstance(noise, str):
+        config["sigma"] = noise * peak
+    return cls.from_config({**config, **settings})
 
 
 def draw_truth(prior: Prior, seed: int) -> NDArray[np.float64]:

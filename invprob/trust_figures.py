@@ -85,7 +85,7 @@ def benchmark_figure(found: Benchmark) -> Figure:
         title = name if len(name) < 26 else f"{name[:24]}…"
         score = found.floor["floor"] if i == 0 else found.rows[i - 1]["sliced_wasserstein"]
         said = "floor" if i == 0 else "sliced W"
-        ax.set_title(f"{title}: {said} {score:.2g}", fontsize=10)
+        ax.set_title(f"{title}: {said} {'-' if score is None else f'{score:.2g}'}", fontsize=10)
         if off >= 0.005:
             ax.text(0.03, 0.95, f"{off:.0%} off the axes", fontsize=8, transform=ax.transAxes)
         ax.tick_params(labelsize=8)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from invprob.rtb import TrainConfig
 
 STORED = "stored"  # name of the observation's own model
-OTHERS = ("operator", "prior")  # keys that are no parameter of the instrument
+OTHERS = ("operator", "prior", "noise")  # keys that are no parameter of operator or noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,8 @@ def evidence(
             "--set",
             metavar="KEY=VALUE[,KEY=VALUE]",
             help="One more model: changes of the operator's parameters (lens.0.model=EPL), "
-            "operator=, prior=, noise.sigma= or noise.scale=.",
+            "operator=, prior=, noise.sigma= or noise.scale=, or another noise "
+            "(noise=student_t,noise.dof=3,noise.scale=0.1).",
         ),
     ] = None,
     stored: Annotated[
@@ -134,7 +135,8 @@ def change(observation: Observation, prior: str | None, operator: str | None, te
         operator = str(given["operator"])
         instrument = registry.operator_class(operator).default(instrument.x_shape)
     try:
-        changed = with_settings(observation, values, instrument)
+        noise = None if "noise" not in given else str(given["noise"])
+        changed = with_settings(observation, values, instrument, noise)
     except UnknownName as error:
         raise UnknownName(f"--set {error}, {', '.join(OTHERS)}") from None
     name, _ = resolve_prior(changed, str(given["prior"]) if "prior" in given else prior)

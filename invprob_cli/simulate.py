@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from operators.base import ForwardOperator
     from priors.base import Prior
 
+NOISE = "noise."  # begins the settings of the noise
+
 
 def simulate(
     operator: Annotated[
@@ -34,8 +36,13 @@ def simulate(
         Path | None, typer.Option(help="Point spread function (FITS or .npy), cut to fit.")
     ] = None,
     noise: Annotated[
-        float, typer.Option(help="Standard deviation as a fraction of the peak datum.")
-    ] = 0.05,
+        str,
+        typer.Option(
+            metavar="FRACTION|NAME",
+            help="Standard deviation of Gaussian noise as a fraction of the peak datum, or "
+            "poisson, poisson_gaussian or student_t, whose parameters are --set noise.KEY=VALUE.",
+        ),
+    ] = "0.05",
     size: Annotated[
         str | None,
         typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
@@ -49,33 +56,52 @@ def simulate(
         raise typer.BadParameter("give --truth or --truth-draw, not both")
     options.writable(out)
 
-    from invprob import figures, registry
+    from invprob import figures, obs_file, registry
     from invprob.simulate import draw_truth
     from invprob.simulate import simulate as observe
 
     cls = registry.operator_class(operator)
     name = prior or cls.default_prior
     loaded = _load_prior(name, size)
-    instrument = build(cls, loaded.x_shape, settings, psf)
+    of_noise, of_operator = split_noise(settings)
+    instrument = build(cls, loaded.x_shape, of_operator, psf)
     x, own = _fitted(truth, loaded) if truth else (draw_truth(loaded, seed), 0.0)
-    observation = observe(instrument, x, noise, seed, name, loaded.unit, own)
+    wanted = fraction_or_name(noise)
+    observation = observe(instrument, x, wanted, seed, name, loaded.unit, own, of_noise)
     observation.write(out)
     figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))
     facts = {
         "file": out, "figure": figure, "operator": observation.name, "prior": name,
         "x_shape": instrument.x_shape, "y_shape": instrument.y_shape,
-        "noise_sigma": observation.noise_sigma, "seed": seed,
+        "noise": observation.noise_name, "noise_sigma": observation.noise_sigma,
+        "noise_parameters": obs_file.facts(out)["noise_parameters"], "seed": seed,
     }  # fmt: skip
     if as_json:
         console.document(facts)
         return
+    described = ", ".join(f"{k} {console.cell(v)}" for k, v in observation.noise.config().items())
     shapes = (" x ".join(map(str, shape)) for shape in (instrument.x_shape, instrument.y_shape))
     console.ending(
         [out, figure],
         f"{observation.name}: x {next(shapes)} to y {next(shapes)}, "
-        f"noise sigma {observation.noise_sigma:.4g} ({noise:.3g} of the peak)",
+        f"{observation.noise_name} noise, {described}",
         f"invprob train --operator {operator} --obs {out}",
     )
+
+
+def fraction_or_name(noise: str) -> float | str:
+    """Return what --noise gives: a number where it is one, else the name of a noise model."""
+    try:
+        return float(noise)
+    except ValueError:
+        return noise
+
+
+def split_noise(settings: list[str] | None) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of `noise.KEY=VALUE`, by key, and the other settings."""
+    own = [text for text in settings or () if text.startswith(NOISE)]
+    values = {key.removeprefix(NOISE): value for key, value in options.assignments(own)}
+    return values, [text for text in settings or () if not text.startswith(NOISE)]
 
 
 def build(

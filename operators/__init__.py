@@ -1,8 +1,8 @@
 """Forward operators and noise models: y = A(x) + noise.
 
-The folder is the registry: every module without a leading underscore, other than `base`, `noise`
-and `errors`, is one operator, named as its file. `import operators` loads no torch; the names
-below are looked up on first use (PEP 562).
+The folder is the registry: every module without a leading underscore, other than `base` and
+`errors`, is one operator, named as its file; those of `noise` are noise models. `import operators`
+loads no torch; the names below are looked up on first use (PEP 562).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from operators.base import ForwardOperator, LinearOperator
     from operators.errors import InvprobError, ObservationError
-    from operators.noise import Gaussian, NoiseModel
+    from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
 
 __all__ = [
     "ForwardOperator",
@@ -22,6 +22,9 @@ __all__ = [
     "LinearOperator",
     "NoiseModel",
     "ObservationError",
+    "Poisson",
+    "PoissonGaussian",
+    "StudentT",
 ]
 
 _HOME = {
@@ -29,6 +32,9 @@ _HOME = {
     "LinearOperator": "base",
     "Gaussian": "noise",
     "NoiseModel": "noise",
+    "Poisson": "noise",
+    "PoissonGaussian": "noise",
+    "StudentT": "noise",
     "InvprobError": "errors",
     "ObservationError": "errors",
 }

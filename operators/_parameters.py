@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 
 from operators.errors import ObservationError
 
-__all__ = ["array", "choice", "number", "shape"]
+__all__ = ["array", "choice", "fields", "number", "refuse_keys", "shape"]
 
 
 def number(
@@ -91,3 +93,29 @@ def array(name: str, value: Any, ndim: int, *, odd: bool = False) -> npt.NDArray
         )
     result.setflags(write=False)
     return result
+
+
+def fields(cls: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass that its constructor takes."""
+    return [f for f in dataclasses.fields(cls) if f.init]
+
+
+def refuse_keys(cls: Any, config: Mapping[str, Any], *apart: str) -> None:
+    """Raise `ObservationError` where a config has a key unknown to a dataclass, or lacks one.
+
+    apart: fields that do not come from the config.
+    """
+    own = [f for f in fields(cls) if f.name not in apart]
+    known = [f.name for f in own]
+    for key in config:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else "."
+            raise ObservationError(
+                f"{cls.__name__} has no parameter {key!r}{hint} Valid: {', '.join(known)}"
+            )
+    missing = dataclasses.MISSING
+    needed = [f.name for f in own if f.default is missing and f.default_factory is missing]
+    lacking = [name for name in needed if name not in config]
+    if lacking:
+        raise ObservationError(f"{cls.__name__} needs the parameter {', '.join(lacking)}")

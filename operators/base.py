@@ -10,8 +10,6 @@ what is written for linear maps serves all.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from operators import _parameters
 from operators._jacobian import Jacobian
 from operators._maps import LinearMap, Map
-from operators.errors import NotDifferentiable, ObservationError, UnknownName
+from operators.errors import NotDifferentiable, UnknownName
 
 __all__ = ["SVD", "ForwardOperator", "LinearOperator"]
 
@@ -62,7 +61,7 @@ class ForwardOperator(Map):
 
     def config(self) -> dict[str, Any]:
         """The dataclass fields as JSON-able values or numpy arrays; `from_config` inverts it."""
-        return {f.name: _plain(getattr(self, f.name)) for f in _fields(type(self))}
+        return {f.name: _plain(getattr(self, f.name)) for f in _parameters.fields(type(self))}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -71,17 +70,7 @@ class ForwardOperator(Map):
         Raises `ObservationError` naming an unknown key (and the nearest valid one) or a missing
         one, and whatever the constructor finds wrong with the values.
         """
-        known = [f.name for f in _fields(cls)]
-        for key in config:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else "."
-                raise ObservationError(
-                    f"{cls.__name__} has no parameter {key!r}{hint} Valid: {', '.join(known)}"
-                )
-        missing = [f.name for f in _fields(cls) if _required(f) and f.name not in config]
-        if missing:
-            raise ObservationError(f"{cls.__name__} needs the parameter {', '.join(missing)}")
+        _parameters.refuse_keys(cls, config)
         return cls(**config)
 
     @classmethod
@@ -136,15 +125,6 @@ class LinearOperator(LinearMap, ForwardOperator):
             f"{type(self).__name__} has no cheap SVD (has_svd is False); "
             "choose a method that needs only the adjoint or solve()"
         )
-
-
-def _fields(cls: Any) -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(cls) if f.init]
-
-
-def _required(field: dataclasses.Field[Any]) -> bool:
-    missing = dataclasses.MISSING
-    return field.default is missing and field.default_factory is missing
 
 
 def _plain(value: Any) -> Any:

@@ -187,6 +187,8 @@ def test_doctor_is_content_here() -> None:
         ("train", 2, "give --obs FILE"),
         ("simulate --operator denoisng", 2, "did you mean 'denoising'"),
         ("simulate --operator denoising --prior random_field --noise 0", 3, "noise > 0"),
+        ("simulate --operator denoising --prior random_field --noise poison", 2, "'poisson'"),
+        ("simulate --operator denoising --prior random_field --set noise.sigm=1", 3, "'sigma'"),
         ("sample --n 0", 2, "--n"),
         ("sample --n 1000000000000", 2, "GiB are free"),
         ("sample --correct smcc", 2, "no correction 'smcc': choose auto, none, psis, smc"),

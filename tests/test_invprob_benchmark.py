@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import multivariate_t, norm
 
 from invprob import registry
-from invprob.benchmark import VECTORS, benchmark, runnable
-from invprob.metrics import sliced_wasserstein
-from invprob.suites.base import Problem
+from invprob.benchmark import VECTORS, benchmark, left_out, runnable
+from invprob.metrics import mmd_squared, sliced_wasserstein
+from invprob.suites.base import Array, Problem, Sampled
 from invprob.suites.gmm import FOLDER, read_instance
 from invprob.suites.gmm25to9 import Deviance
 from operators.errors import NotDifferentiable, ObservationError, UnknownName
@@ -30,6 +30,7 @@ PROMISED = {
     "name", "sliced_wasserstein", "max_sliced_wasserstein", "mode_weight_error", "log_z",
     "log_z_exact", "elbo", "ess", "network_evaluations", "seconds",
 }  # fmt: skip
+TOLERANCE = {"bipsda/xray": 0.3, "bipsda/phase": 1.0}  # nats, of 100 untrained paths
 LOW = [
     "bipsda/half",
     "bipsda/one",
@@ -97,6 +98,79 @@ def test_moments_agree_with_importance_sampling_from_the_prior() -> None:
     np.testing.assert_allclose(
         (weights[:, None] * x.numpy() ** 2).sum(0), (exact**2).mean(0), rtol=0.05
     )
+
+
+@pytest.mark.parametrize("name", ["bipsda/xray", "bipsda/phase"])
+def test_stored_draws_are_the_posterior(name: str) -> None:
+    """Importance sampling from a law fitted to them gives log Z and the same moments."""
+    found = problem(name)
+    assert isinstance(found, Sampled) and isinstance(found.prior, GaussianMixture)
+    draws, count = found.samples, 50000
+    modes = found.prior.responsibilities(torch.from_numpy(draws)).argmax(1).numpy()
+    parts = [draws[modes == k] for k in range(3) if (modes == k).any()]
+    shares = np.array([len(part) for part in parts]) / len(draws)
+    laws = [multivariate_t(part.mean(0), 0.9 * np.cov(part.T), df=5) for part in parts]
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(count, shares)
+    x = np.concatenate([law.rvs(n, rng) for law, n in zip(laws, counts, strict=True)])
+    proposal = np.logaddexp.reduce(
+        [np.log(s) + law.logpdf(x) for law, s in zip(laws, shares, strict=True)]
+    )
+    wide = torch.from_numpy(x)
+    log_w = (prior_log_prob(found, wide) + found.likelihood.log_prob(wide)).numpy() - proposal
+    w = np.exp(log_w - log_w.max())
+    assert np.log(w.mean()) + log_w.max() == pytest.approx(found.log_z, abs=0.02)
+    w /= w.sum()
+    mean = w @ x
+    spread = np.sqrt(w @ (x - mean) ** 2)
+    np.testing.assert_allclose((draws.mean(0) - mean) / spread, 0, atol=0.06)
+    np.testing.assert_allclose(draws.std(0) / spread, 1, atol=0.05)
+    if name == "bipsda/phase":  # its likelihood is even
+        np.testing.assert_allclose(found.weights, [4 / 7, 0, 3 / 7], atol=0.01)
+    assert found.mode_weight_error(draws) == pytest.approx(0, abs=0.02)
+
+
+def test_stored_draws_serve_as_reference_and_as_samples_apart() -> None:
+    found = problem("bipsda/xray")
+    assert isinstance(found, Sampled)
+    half = len(found.samples) // 2
+    reference, exact = found.reference(half, seed=0), found.sample(half, seed=0)
+    rows = {row.tobytes() for row in reference}
+    assert len(rows) == half and not any(row.tobytes() in rows for row in exact)
+    with pytest.raises(ObservationError, match=f"--n {half} or fewer"):
+        found.sample(half + 1, seed=0)
+    with pytest.raises(NotDifferentiable, match="stored draws alone"):
+        found.oracle(found.likelihood)
+    assert set(left_out(found)) == {"oracle"}
+    assert {"rtb", "guided", "dps", "copaint"} <= set(runnable(found))
+
+
+@pytest.mark.parametrize("name", TOLERANCE)
+def test_guidance_weighted_by_its_paths_gives_the_stored_evidence(name: str) -> None:
+    """The chain reaches the log Z of counts and of squares that rejection from the prior found."""
+    known = problem(name)
+    known.prior.steps = 40
+    (row,) = benchmark(known, ("guided",), n=100, config=replace(SMALL, twins=2)).rows
+    assert row["log_z"] == pytest.approx(row["log_z_exact"], abs=TOLERANCE[name])
+    assert row["elbo"] < row["log_z_exact"]
+
+
+def test_mmd_is_that_of_its_definition_and_sees_a_shift() -> None:
+    rng = np.random.default_rng(0)
+    a, b, far = rng.normal(size=(30, 3)), rng.normal(size=(40, 3)), 2 + rng.normal(size=(30, 3))
+    width = np.mean([np.linalg.norm(u - v) for i, u in enumerate(b) for v in np.delete(b, i, 0)])
+
+    def kernel(u: Array, v: Array) -> float:
+        return sum(np.exp(-np.sum((u - v) ** 2) / (2.0**j * width)) for j in range(-2, 3))
+
+    def pairs(x: Array) -> float:
+        return np.mean([kernel(u, v) for i, u in enumerate(x) for v in np.delete(x, i, 0)])
+
+    cross = np.mean([kernel(u, v) for u in a for v in b])
+    assert mmd_squared(a, b) == pytest.approx(pairs(a) + pairs(b) - 2 * cross)
+    assert mmd_squared(far, b) > 0.3 > 0.1 > abs(mmd_squared(a, b))
+    same = [mmd_squared(rng.normal(size=(50, 3)), rng.normal(size=(50, 3))) for _ in range(40)]
+    assert abs(np.mean(same)) < 4 * np.std(same) / np.sqrt(40)
 
 
 def test_reference_has_exact_mode_counts() -> None:

@@ -24,8 +24,9 @@ from operators._maps import Covariance
 from operators.base import ForwardOperator
 from operators.errors import NotDifferentiable
 from operators.linear import Linear
-from operators.noise import Gaussian
+from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
 from operators.phase_retrieval import PhaseRetrieval
+from priors.base import Bounded
 from priors.gaussian import Gaussian as GaussianPrior
 
 Array = NDArray[np.float64]
@@ -123,6 +124,61 @@ def test_gauss_newton_descends_to_the_minimum(
         known: Any = minimize(objective, start.numpy(), jac=True, options={"gtol": 1e-9})
         assert float(values[-1][i]) == pytest.approx(known.fun, rel=1e-6)
         torch.testing.assert_close(start, torch.from_numpy(known.x), rtol=1e-3, atol=1e-3)
+
+
+NOISES = [Poisson(20.0, 0.3), PoissonGaussian(0.05, 0.1), StudentT(3.0, 0.1)]
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("bounded", [False, True])
+def test_the_shift_reaches_the_minimum_under_any_noise(
+    monkeypatch: pytest.MonkeyPatch, noise: NoiseModel, linear: bool, bounded: bool
+) -> None:
+    d = 5
+    matrix = np.random.default_rng(0).uniform(0.1, 1, size=(4, d))
+    operator: ForwardOperator = Linear(matrix) if linear else Pointwise(matrix, torch.exp)
+    spreading, apply = spread(d)
+    covariance: Any = Bounded(apply, 0.3) if bounded else apply
+    precision = np.linalg.inv(spreading) + (np.eye(d) / 0.3 if bounded else 0)
+    x, truth = 0.5 + 0.1 * normal(3, d), 0.7 + 0.4 * normal(3, d, seed=4)
+    y = noise.sample(operator(truth), torch.Generator().manual_seed(0))
+    y[0, 0] += 5  # an outlier
+    monkeypatch.setattr(module, "GN_GAIN", 1e-9)
+    monkeypatch.setattr(module, "GN_STEPS", 25)
+    delta, potential = Likelihood(operator, noise, y).shift(x, covariance)
+    for i in range(3):
+
+        def objective(u: Array, i: int = i) -> tuple[float, Array]:
+            leaf = torch.from_numpy(u).requires_grad_()
+            step = leaf - x[i]
+            value = -noise.log_prob(y[i], operator(leaf[None]))[0]
+            value = value + step @ torch.from_numpy(precision) @ step / 2
+            (gradient,) = torch.autograd.grad(value, leaf)
+            return value.item(), gradient.numpy()
+
+        known: Any = minimize(objective, (x + delta)[i].numpy(), jac=True, options={"gtol": 1e-9})
+        assert -float(potential[i]) == pytest.approx(known.fun, abs=1e-3)
+        torch.testing.assert_close((x + delta)[i], torch.from_numpy(known.x), rtol=1e-2, atol=1e-2)
+
+
+def test_noise_that_is_nearly_gaussian_has_the_closed_form() -> None:
+    matrix = np.random.default_rng(0).normal(size=(4, 6))
+    mask, y, x = torch.tensor([False, True, False, False]), normal(3, 4), normal(3, 6, seed=1)
+    exact, _ = Likelihood(Linear(matrix), Gaussian(0.3, mask), y).shift(x, 0.7)
+    found, _ = Likelihood(Linear(matrix), StudentT(1e7, 0.3, mask), y).shift(x, 0.7)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
+
+
+def test_shift_under_counts_does_not_depend_on_batch_mates() -> None:
+    operator, noise = Pointwise(np.eye(4), torch.exp), Poisson(10.0)
+    x = normal(3, 4)
+    y = noise.sample(operator(normal(3, 4, seed=1)), torch.Generator().manual_seed(0))
+    together, potential = Likelihood(operator, noise, y).shift(x, 0.5)
+    for i in range(3):
+        alone, value = Likelihood(operator, noise, y[i : i + 1]).shift(x[i : i + 1], 0.5)
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-7, atol=1e-9)
+        torch.testing.assert_close(potential[i], value[0])
 
 
 def test_score_is_the_gradient() -> None:

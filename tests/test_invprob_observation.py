@@ -23,6 +23,7 @@ from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, RunError
 from operators.inpainting import Inpainting
 from operators.linear import Linear
+from operators.noise import NoiseModel, Poisson, PoissonGaussian, StudentT
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((8, 6))
@@ -96,6 +97,74 @@ def test_read_inverts_write(tmp_path: Path, operator: Any, n: int | None) -> Non
     assert read.y.shape == (n or 1, *operator.y_shape)
     assert read.y.dtype == torch.float32
     assert sorted(p.name for p in tmp_path.iterdir()) == ["obs.h5"]
+
+
+NOISES = [
+    Poisson(2.0, torch.full(SHAPE, 0.5)),
+    PoissonGaussian(0.1, 0.2),
+    StudentT(3.0, torch.full(SHAPE, 0.5), torch.eye(*SHAPE).bool()),
+]
+
+
+@pytest.mark.parametrize("noise", NOISES, ids=lambda n: type(n).__name__)
+def test_read_inverts_write_for_any_noise(tmp_path: Path, noise: NoiseModel) -> None:
+    mask = np.zeros(SHAPE, bool)
+    mask[5, 0] = True
+    counts = RNG.integers(0, 9, SHAPE)
+    saved = made(data=counts, noise_sigma=None, noise_model=noise, mask=mask)
+    saved.write(tmp_path / "obs.h5")
+    read = Observation.read(tmp_path / "obs.h5")
+    assert read.sha256() == saved.sha256() != made(data=counts, mask=mask).sha256()
+    assert read.noise_name == saved.noise_name
+    united = mask if noise.mask is None else mask | noise.mask.numpy()
+    mean = torch.rand(2, *SHAPE)
+    for observation in (saved, read):
+        assert observation.noise.kept(SHAPE).tolist() == (~united).tolist()
+        expected = type(noise).from_config(noise.config(), torch.tensor(united))
+        for y in (observation.y[0], torch.where(torch.tensor(united), torch.nan, observation.y[0])):
+            assert torch.equal(observation.noise.log_prob(y, mean), expected.log_prob(y, mean))
+    facts = obs_file.facts(tmp_path / "obs.h5")
+    assert json.loads(json.dumps(facts, allow_nan=False)) == facts
+    assert facts["noise"] == saved.noise_name
+    assert set(facts["noise_parameters"]) == set(noise.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"noise": "poison"}, "did you mean 'poisson'"),
+        ({"noise": "evil.py:Noise"}, "names code, which is not run"),
+        ({"noise": "student_t"}, "no parameter 'background'"),
+        ({"exposure": -1.0}, "noise exposure is -1.0"),
+        ({"exposure": "[1, 2"}, "noise exposure has dtype"),
+        ({"exposure": None}, "has no parameter 'exposed'"),
+        ({"data": IMAGE}, "no counts"),
+        ({"data": IMAGE[:4]}, "crop or pad"),
+        ({"noise_sigma": 0.1}, "both given"),
+    ],
+)
+def test_a_stored_noise_is_believed_no_more_than_the_rest(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "obs.h5"
+    made(data=RNG.integers(0, 9, SHAPE), noise_sigma=None, noise_model=Poisson(2.0)).write(path)
+    with h5py.File(path, "a") as h5:
+        for key, value in change.items():
+            if key == "noise":
+                h5.attrs[key] = value
+            elif key == "exposure":
+                h5["noise"].attrs[key if value is not None else "exposed"] = value or 1.0
+            else:
+                h5.pop(key, None)
+                h5[key] = value
+    with pytest.raises(InvprobError, match=said):
+        Observation.read(path)
+
+
+def test_a_noise_without_its_group_is_refused(file: Path) -> None:
+    with h5py.File(file, "a") as h5:
+        h5.attrs["noise"] = "poisson"
+    refused(file, "no group /noise")
 
 
 def test_files_are_written_with_checksums(file: Path) -> None:

@@ -1,8 +1,10 @@
-"""Gaussian noise: densities against scipy, exact masks, clear refusals."""
+"""Noise models: densities and samples against scipy, exact masks, clear refusals."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,179 @@ import scipy.stats
 import torch
 
 from operators.errors import ObservationError
-from operators.noise import Gaussian, NoiseModel
+from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
+
+# scipy's law of y given the mean, for numpy arrays, beside each model
+Law = Callable[[Any], Any]
+MODELS: dict[str, tuple[NoiseModel, Law]] = {
+    "gaussian": (Gaussian(0.4), lambda m: scipy.stats.norm(m, 0.4)),
+    "poisson": (Poisson(3.0, 0.5), lambda m: scipy.stats.poisson(3 * m + 0.5)),
+    "floored": (Poisson(3.0, 0.0, floor=4.0), lambda m: scipy.stats.poisson(np.maximum(3 * m, 4))),
+    "poisson_gaussian": (
+        PoissonGaussian(0.3, 0.2),
+        lambda m: scipy.stats.norm(m, np.sqrt(0.3 * np.maximum(m, 0) + 0.04)),
+    ),
+    "student_t": (StudentT(3.0, 0.4), lambda m: scipy.stats.t(3.0, m, 0.4)),
+    "cauchy": (StudentT(1.0, 0.4), lambda m: scipy.stats.cauchy(m, 0.4)),
+}
+each = pytest.mark.parametrize("name", MODELS)
+
+
+def drawn(name: str, count: int = 40000) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return means (count, 3), the same in every row, and data drawn from them."""
+    mean = torch.tensor([0.7, 1.6, 4.0], dtype=torch.float64).expand(count, 3)
+    return mean, MODELS[name][0].sample(mean, torch.Generator().manual_seed(1))
+
+
+@each
+def test_density_is_that_of_scipy(name: str) -> None:
+    noise, law = MODELS[name]
+    mean, y = drawn(name, 50)
+    frozen = law(mean.numpy())
+    log_density = frozen.logpmf if hasattr(frozen.dist, "pmf") else frozen.logpdf
+    expected = log_density(y.numpy()).sum(1)
+    np.testing.assert_allclose(noise.log_prob(y, mean), expected, rtol=1e-10)
+
+
+@each
+def test_samples_follow_the_density(name: str) -> None:
+    """Kolmogorov-Smirnov for continuous laws, Pearson's test of the counts of counts."""
+    mean, y = drawn(name)
+    for i, m in enumerate(mean[0].tolist()):
+        law, values = MODELS[name][1](m), y[:, i].numpy()
+        if not hasattr(law.dist, "pmf"):
+            assert scipy.stats.kstest(values, law.cdf).pvalue > 1e-3
+            continue
+        chances = law.pmf(np.arange(60))
+        kept = chances * len(values) > 5
+        seen = np.bincount(values.astype(int), minlength=60)[:60]
+        found = [*seen[kept], len(values) - seen[kept].sum()]
+        expected = [*chances[kept] * len(values), (1 - chances[kept].sum()) * len(values)]
+        assert scipy.stats.chisquare(found, expected).pvalue > 1e-3
+
+
+@each
+def test_residuals_are_white_and_information_is_the_variance_of_the_score(name: str) -> None:
+    noise, _ = MODELS[name]
+    mean, y = drawn(name)
+    r, score = noise.whitened(y, mean), noise.score(y, mean)
+    np.testing.assert_allclose(r.mean(0), 0, atol=0.02)
+    np.testing.assert_allclose(r.var(0), 1, atol=0.04)
+    information = noise.expected_information(mean)[0]
+    np.testing.assert_allclose(score.square().mean(0) / information, 1, atol=0.05)
+    np.testing.assert_allclose(score.mean(0) / information.sqrt(), 0, atol=0.02)
+    np.testing.assert_allclose(
+        noise.expected(mean)[0], MODELS[name][1](mean[0].numpy()).median(), atol=2
+    )
+
+
+@each
+def test_score_in_closed_form_is_the_gradient(name: str) -> None:
+    noise, _ = MODELS[name]
+    mean, y = drawn(name, 20)
+    gradient, score = NoiseModel.score(noise, y, mean), noise.score(y, mean)
+    above = noise.expected(mean) > 4 if name == "floored" else torch.ones_like(mean).bool()
+    torch.testing.assert_close(score[above], gradient[above], rtol=1e-9, atol=1e-9)
+
+
+@each
+def test_no_mean_explains_data_better_than_the_likeliest(name: str) -> None:
+    noise, _ = MODELS[name]
+    _, y = drawn(name, 200)
+    y = torch.cat([y, -y, 0 * y]) if name.endswith("gaussian") else torch.cat([y, 0 * y])
+    best = noise.likeliest(y)
+    top = noise.log_prob(y, best)
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e-3, 0.1, 1.0):
+        step = size * torch.randn(y.shape, generator=generator, dtype=y.dtype)
+        assert (noise.log_prob(y, best + step) <= top + 1e-9).all()
+
+
+@each
+def test_what_is_masked_has_no_effect(name: str) -> None:
+    noise, _ = MODELS[name]
+    mask = torch.tensor([False, True, False])
+    maps = {k: torch.full((3,), float(v)) for k, v in noise.config().items()}
+    dirty = {k: torch.where(mask, torch.nan, v) for k, v in maps.items()}
+    masked = type(noise)(**dirty, mask=mask)
+    mean, y = drawn(name, 4)
+    spoilt = torch.where(mask, torch.nan, y)
+    kept = [0, 2]
+    torch.testing.assert_close(
+        masked.log_prob(spoilt, mean), noise.log_prob(y[:, kept], mean[:, kept])
+    )
+    torch.testing.assert_close(
+        masked.misfit(spoilt, mean) - masked.misfit(spoilt, mean + 1),
+        masked.log_prob(spoilt, mean + 1) - masked.log_prob(spoilt, mean),
+    )
+    for value in (
+        masked.score(spoilt, mean), masked.whitened(spoilt, mean), masked.expected_information(mean)
+    ):  # fmt: skip
+        assert (value[:, 1] == 0).all() and value.isfinite().all() and (value[:, kept] != 0).any()
+    assert torch.equal(masked.sample(mean)[:, 1], masked.expected(mean)[:, 1])
+    assert masked.kept((3,)).tolist() == [True, False, True]
+    assert masked.count((3,)) == 2
+    leaf = mean.clone().requires_grad_()
+    masked.log_prob(spoilt, leaf).sum().backward()
+    assert leaf.grad is not None and leaf.grad.isfinite().all()
+
+
+@each
+def test_config_is_inverted_and_dtype_follows_the_mean(name: str) -> None:
+    noise, _ = MODELS[name]
+    mean, y = drawn(name, 4)
+    again = type(noise).from_config(noise.config())
+    assert torch.equal(noise.log_prob(y, mean), again.log_prob(y, mean))
+    single = mean.float()
+    assert noise.sample(single).dtype is torch.float32
+    for value in (
+        noise.score(y, single), noise.whitened(y, single), noise.expected_information(single)
+    ):  # fmt: skip
+        assert value.dtype is torch.float32 and value.shape == mean.shape
+    assert noise.log_prob(y, single).dtype is torch.float64
+    assert noise.count((3,)) == 3
+    data = noise.default(8.0).sample(torch.full((1, 500), 8.0))
+    assert 0.02 < float((data / noise.default(8.0).expected(torch.tensor(8.0)) - 1).std()) < 0.3
+
+
+def test_a_rate_below_the_floor_is_the_floor_and_its_score_leads_back() -> None:
+    noise = Poisson(2.0, floor=0.01)
+    mean = torch.tensor([[-3.0, -3.0]], dtype=torch.float64)
+    y = torch.tensor([5.0, 0.0])
+    assert noise.expected(mean).tolist() == [[0.01, 0.01]]
+    assert float(noise.log_prob(y, mean)) == pytest.approx(
+        scipy.stats.poisson(0.01).logpmf([5, 0]).sum()
+    )
+    assert noise.score(y, mean).tolist() == [[2 * (5 / 0.01 - 1), -2.0]]
+
+
+def test_an_outlier_counts_by_how_rare_it_is() -> None:
+    """Quantile residuals stay finite where the variance does not exist."""
+    mean = torch.zeros(1, 3, dtype=torch.float64)
+    y = torch.tensor([0.0, -1e6, 1e6])
+    rare = -scipy.stats.norm.ppf(scipy.stats.cauchy.sf(1e6))
+    expected = torch.tensor([[0.0, -rare, rare]])
+    torch.testing.assert_close(StudentT(1.0, 1.0).whitened(y, mean), expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Poisson(-1.0), "noise exposure is -1.0; it must be positive"),
+        (lambda: Poisson(1.0, -0.1), "noise background is -0.1; it must be at least 0"),
+        (lambda: Poisson(torch.ones(2), torch.ones(3)), "noise background has shape"),
+        (lambda: PoissonGaussian(1.0, 0.0), "noise read is 0.0; it must be positive"),
+        (lambda: StudentT(math.inf, 1.0), "noise dof is inf"),
+        (lambda: StudentT.from_config({"dof": 3}), "needs the parameter scale"),
+        (lambda: Poisson.from_config({"exposur": 3}), "did you mean 'exposure'"),
+        (lambda: StudentT("x", 1.0), "noise dof has dtype"),  # type: ignore[arg-type]
+        (lambda: Poisson().refuse_data(np.array([1.0, 2.5])), "no counts, such as 2.5"),
+        (lambda: Poisson().refuse_data(np.array([3.0, -1.0])), "no counts, such as -1"),
+    ],
+)
+def test_bad_noise_is_refused_by_name(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ObservationError, match=message):
+        make()
 
 
 def example(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

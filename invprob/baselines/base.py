@@ -33,8 +33,8 @@ class Baseline(ABC):
 
 
 def misfit(prior: Prior, likelihood: Likelihood, clean: Tensor) -> Tensor:
-    """Return |y - A(x)|^2 per item, (B,), over unmasked data, in the prior's model units."""
-    mean = likelihood.operator(prior.decode(clean))
+    """Return |y - E[y | x]|^2 per item, (B,), over unmasked data, in the prior's model units."""
+    mean = likelihood.noise.expected(likelihood.operator(prior.decode(clean)))
     residual = (likelihood.y - mean) / prior.scale
-    kept = likelihood.noise.precision_as(residual) > 0
+    kept = likelihood.noise.kept(likelihood.operator.y_shape).to(residual.device)
     return torch.where(kept, residual, 0.0).square().flatten(1).sum(1)

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
+from invprob import obs_file
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
 from operators.errors import NotDifferentiable, ObservationError, UnknownName
@@ -106,15 +109,8 @@ class Mixture(Problem):
         return weights
 
     def mode_weight_error(self, x: Array) -> float | None:
-        """Return the total variation between the modes' weights and their shares of x (n, d).
-
-        A sample belongs to a mode by its responsibility: wholly where modes lie apart, and without
-        bias where they overlap. None for a posterior of one mode.
-        """
-        if len(self.weights) == 1:
-            return None
-        shares = self.posterior.responsibilities(torch.from_numpy(x)).mean(0).numpy()
-        return float(np.abs(shares - self.weights).sum() / 2)
+        """Return the error of the modes' weights in x (n, d), None for a posterior of one mode."""
+        return None if len(self.weights) == 1 else _variation(self.posterior, x, self.weights)
 
     def oracle(self, likelihood: Likelihood) -> Propose:
         """Return the posterior's own denoiser as a sampler on the prior's chain."""
@@ -145,6 +141,13 @@ class Sampled(Problem):
     """
 
     samples: Array  # (N, d) in physical units
+    weights: Array | None = None  # (K,) of the prior's modes, where x belongs to one for any data
+
+    def mode_weight_error(self, x: Array) -> float | None:
+        """Return the error of the modes' weights in x (n, d), None where they are not stored."""
+        if self.weights is None or not isinstance(self.prior, GaussianMixture):
+            return None
+        return _variation(self.prior, x, self.weights)
 
     def sample(self, n: int, seed: int) -> Array:
         """Return n different draws of the second half, (n, d); raises ObservationError past it."""
@@ -184,6 +187,40 @@ class Suite(ABC):
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         raise UnknownName(f"no problem named {name!r}{hint} Known: {', '.join(known)}")
+
+
+def _variation(modes: GaussianMixture, x: Array, weights: Array) -> float:
+    """Return the total variation between weights (K,) and the shares that modes have of x (n, d).
+
+    A sample belongs to a mode by its responsibility: wholly where modes lie apart, and without bias
+    where they overlap.
+    """
+    shares = modes.responsibilities(torch.from_numpy(x)).mean(0).numpy()
+    return float(np.abs(shares - weights).sum() / 2)
+
+
+def read_fields(path: Path, dimensions: Mapping[str, int]) -> dict[str, Array]:
+    """Return the arrays of a stored problem, float64, by their names and numbers of dimensions.
+
+    Raises ObservationError naming the field that is missing, malformed or not finite.
+    """
+    fields: dict[str, Array] = {}
+    with obs_file.opened(path) as file:
+        for key, wanted in dimensions.items():
+            array = obs_file.array(file, key, path)
+            if array is None:
+                raise ObservationError(
+                    f"{path} has no /{key}; an instance holds {', '.join(dimensions)}"
+                )
+            if array.ndim != wanted or array.size == 0:
+                raise ObservationError(
+                    f"{path}: /{key} has shape {array.shape}; needed {wanted} dimensions, "
+                    "none of them empty"
+                )
+            if not np.isfinite(array).all():
+                raise ObservationError(f"{path}: /{key} is not finite; store real numbers")
+            fields[key] = array.astype(float)
+    return fields
 
 
 def linear_problem(

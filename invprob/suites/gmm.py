@@ -12,10 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
-from invprob import obs_file
-from invprob.suites.base import Array, Mixture, Suite, linear_problem
+from invprob.suites.base import Mixture, Suite, linear_problem, read_fields
 from operators.errors import ObservationError
 from priors.gaussian_mixture import GaussianMixture
 
@@ -44,22 +41,7 @@ def read_instance(path: Path, name: str = "") -> Mixture:
 
     Raises ObservationError naming the field that is missing, malformed or not finite.
     """
-    fields: dict[str, Array] = {}
-    with obs_file.opened(path) as file:
-        for key, dimensions in SHAPES.items():
-            array = obs_file.array(file, key, path)
-            if array is None:
-                raise ObservationError(
-                    f"{path} has no /{key}; an instance holds {', '.join(SHAPES)}"
-                )
-            if array.ndim != dimensions or array.size == 0:
-                raise ObservationError(
-                    f"{path}: /{key} has shape {array.shape}; needed {dimensions} dimensions, "
-                    "none of them empty"
-                )
-            if not np.isfinite(array).all():
-                raise ObservationError(f"{path}: /{key} is not finite; store real numbers")
-            fields[key] = array.astype(float)
+    fields = read_fields(path, SHAPES)
     try:
         prior = GaussianMixture(fields["means"], fields["weights"], steps=STEPS)
         sigma = float(fields["noise_sigma"])
