@@ -2,12 +2,19 @@
 
     warm start   min E c(t) |zhat_0 + u - z_0|^2 / r^2(t)  z_0 from the prior, y from z_0
                  c(t) proportional to pull^2 r^2 / v: the forward KL of the step, over a floor
-    VarGrad RTB  min E (log w - log Z)^2,  log Z = mean of log w over K paths of the same y
-                 dL = -2 (log w - log Z) sum_t d log q(z_s | z_t)       with the paths held fixed
+    RTB          min E c^2 log cosh((log w - log Z) / c), a square up to c = loss_scale, over paths
+                 of any source (`invprob.replay`); for the square, with the paths held fixed,
+                 dL = -2 (log w - log Z) sum_t d log q(z_s | z_t)
 
-(Venkatraman et al. 2024, arXiv 2405.20971; log-variance loss: Richter et al. 2020, 2010.10436.)
-The gradient takes two passes: one without autograd for log w, one that adds step after step, so
-memory does not grow with the length of the chain.
+    objective    vargrad: log Z = mean of log w over the K paths of the same y
+                 rtb: log Z is learned, one of each y
+                 trust_pcl: the same. Its balance of value, reward and KL penalty T,
+                 V - [log p(y | x_0) - T sum_t (log q - log p)], is T (log Z - log w) with
+                 V = T log Z and the likelihood raised to 1/T: `anneal` is that T, and it ends at 1
+
+(Venkatraman et al. 2024, arXiv 2405.20971; VarGrad: Richter et al. 2020, 2010.10436; Trust-PCL:
+Deleu et al. 2025, 2509.01632.) The gradient takes two passes: one without autograd for log w, one
+that adds step after step, so memory does not grow with the length of the chain.
 """
 
 from __future__ import annotations
@@ -26,8 +33,9 @@ from torch import Tensor
 
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
-from invprob.trajectory import Trajectory, batches, guide, prior_paths, rollout
-from operators.errors import NumericalError, ObservationError
+from invprob.replay import Explorer, Source
+from invprob.trajectory import Trajectory, batches, guide, prior_paths
+from operators.errors import NumericalError, ObservationError, UnknownName
 from priors.base import Prior
 from priors.process import generators
 
@@ -36,6 +44,10 @@ log = logging.getLogger("invprob")
 FORGET = 0.9  # weight of the earlier steps' paths in the fit of the foresight
 RIDGE = 10.0  # nats^2: keeps the fitted slope at 0 where potentials hardly differ
 MAX_SLOPE = 1.2
+ANNEAL_ESS = 0.3  # ESS / K at which the likelihood's temperature may fall
+TEMPERATURES = 33  # tried at once, evenly in 1 / T
+OBJECTIVES = ("vargrad", "rtb", "trust_pcl")
+DEPTHS = ("uniform", "adaptive")
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -56,6 +68,15 @@ class TrainConfig:
     paths: int = 16  # K: rollouts per RTB step
     rtb_rate: float = 2e-4
     loss_scale: float = 10.0  # log w - log Z is squashed by c tanh(./c): caps a path's pull
+    objective: str = "vargrad"  # of OBJECTIVES: where log Z is from
+    log_z_rate: float = 0.1  # of a learned log Z: its step, as a share of the mean gap
+    replay: float = 0.0  # share of the paths that are stored ones, drawn by rank
+    backtrack: float = 0.0  # share that goes back from a stored z_0 and down again
+    depth: str = "uniform"  # of DEPTHS: how far back; adaptive: where the loss was large
+    local_search: int = 0  # MALA steps on z_0 before it goes back
+    prior_paths: float = 0.0  # share that are chains of the prior
+    exploration: float = 1.0  # noise of the fresh paths at first, in standard deviations; ends at 1
+    anneal: float = 1.0  # temperature T of the likelihood at first; it falls to 1 as ESS allows
     ema: float = 0.99  # of the policy's weights
     bank: int = 2048  # prior draws met in the warm start
     seed: int = 0
@@ -76,11 +97,32 @@ class TrainConfig:
             "certified": 2,
             "twins": 2,
             "twin_paths": 1,
+            "loss_scale": 1e-3,
+            "exploration": 1,
+            "anneal": 1,
         }
         for name, value in asdict(self).items():
             least = at_least.get(name, 0)
-            if value is not None and value < least:
+            if isinstance(value, int | float) and value < least:
                 raise ObservationError(f"{name} must be at least {least}, found {value}")
+        for name, value, known in (
+            ("objective", self.objective, OBJECTIVES),
+            ("depth", self.depth, DEPTHS),
+        ):
+            if value not in known:
+                raise UnknownName(f"no {name} {value!r}: choose {', '.join(known)}")
+        shares = {
+            "replay": self.replay,
+            "backtrack": self.backtrack,
+            "prior_paths": self.prior_paths,
+        }
+        fresh = self.paths - sum(round(share * self.paths) for share in shares.values())
+        if fresh < 2:
+            raise ObservationError(
+                f"{shares} leave {fresh} of {self.paths} paths to the policy: it needs at least 2"
+            )
+        if self.local_search and not self.backtrack:
+            raise ObservationError("local_search moves what goes back: set backtrack > 0 with it")
         if self.width % 8:
             raise ObservationError(f"width must be a multiple of 8, found {self.width}")
 
@@ -104,6 +146,8 @@ class Trainer:
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
         self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
+        self.explorer = Explorer(prior, self.times, config)
+        self.log_z = torch.zeros(len(likelihood.y), 1, dtype=torch.float64)  # where it is learned
 
     @property
     def total(self) -> int:
@@ -180,47 +224,83 @@ class Trainer:
             return self.likelihood.noise.sample(mean, generator)
 
     def _balance(self) -> dict[str, float]:
-        """Accumulate the gradient of one RTB step: VarGrad over K paths of each observation."""
-        config = self.config
-        seed = int(np.random.SeedSequence([config.seed, 2, self.step]).generate_state(1)[0])
-        count = len(self.likelihood.y)
-        likelihood = self.likelihood.repeat(config.paths)
-        sources = generators(seed, range(count * config.paths))
-        paths = rollout(
-            self.prior, self.policy.propose(self.prior, likelihood), sources, self.times
-        )
-        log_w = paths.log_weight(self.prior, likelihood).view(count, config.paths)
-        gap = log_w - log_w.mean(1, keepdim=True)
-        advantage = self._advantage(paths, log_w)
-        add_gradient(
-            self.prior,
-            self.policy,
-            paths,
-            config.loss_scale * torch.tanh(advantage / config.loss_scale),
-        )
-        return {
-            "loss": float(gap.square().mean()),
-            "elbo": float(log_w.mean()),
-            "std_log_w": float(log_w.std(1).mean()),
+        """Accumulate the gradient of one RTB step over K paths of each observation."""
+        config, count = self.config, len(self.likelihood.y)
+        sources = self.explorer.draw(self.policy, self.likelihood, self.step)
+        temperature = self._temperature(sources[0])
+        parts = [source.log_weight(temperature, count) for source in sources]
+        log_w = torch.cat(parts, 1)
+        mean = log_w.mean(1, keepdim=True)
+        learned = config.objective != "vargrad"
+        if learned and self.step == config.warm_steps:
+            self.log_z = mean
+        log_z = self.log_z if learned else mean
+        gaps = [part - log_z for part in parts]
+        self._foresee(sources[0], parts[0])
+        for source, part, gap in zip(sources, parts, gaps, strict=True):
+            share = part.shape[1] / log_w.shape[1]
+            pull = self._squash(self._advantage(source, part, gap))
+            add_gradient(self.prior, self.policy, source.paths, share * pull)
+        if learned:  # a quadratic in one number: plain descent does what Adam would overshoot
+            towards = self._squash(log_w - log_z).mean(1, keepdim=True)
+            self.log_z = self.log_z + config.log_z_rate * towards.nan_to_num()
+        self.explorer.keep(sources, parts, gaps)
+        figures = {
+            "loss": float((log_w - log_z).square().mean()),
+            "elbo": float(parts[0].mean()),
+            "std_log_w": float(parts[0].std(1).mean()),
         }
+        if learned:
+            figures["log_z"] = float(self.log_z.mean())
+        return figures | ({"temperature": temperature} if config.anneal > 1 else {})
 
-    def _advantage(self, paths: Trajectory, log_w: Tensor) -> Tensor:
-        """Return what every transition earned, (N - 1, B): log w less what it could not change.
+    def _squash(self, gap: Tensor) -> Tensor:
+        """Return the gap with its pull capped."""
+        return self.config.loss_scale * torch.tanh(gap / self.config.loss_scale)
 
-        Taken off are the path's past and the future that its potential foresees: they do not
-        depend on the transition's noise, so they change the gradient's variance alone. The slopes
-        are those of the least squares over the paths of this and the earlier steps.
+    def _temperature(self, fresh: Source) -> float:
+        """Return the likelihood's temperature: the least at which the ESS of fresh paths allows.
+
+        It is 1 from the middle of the RTB steps on, whatever the ESS: no other is the posterior's.
         """
-        potential = torch.stack([met.potential for met in paths.guidance if met is not None])
-        future = log_w.flatten() - paths.past
-        grouped = [a.view(len(a), *log_w.shape) for a in (potential, future)]
-        x, y = (a - a.mean(2, keepdim=True) for a in grouped)
+        config = self.config
+        done = 2 * (self.step - config.warm_steps) / config.rtb_steps
+        power = min(1.0, 1 / config.anneal + (1 - 1 / config.anneal) * done)
+        for tried in np.linspace(1, power, TEMPERATURES) if power < 1 else ():
+            weights = torch.softmax(fresh.log_weight(1 / tried, len(self.likelihood.y)), 1)
+            if float((1 / weights.square().sum(1)).mean()) >= ANNEAL_ESS * weights.shape[1]:
+                return float(1 / tried)
+        return 1 / power
+
+    def _foresee(self, fresh: Source, log_w: Tensor) -> None:
+        """Renew the slope of a path's future on its guidance's potential.
+
+        It is that of the least squares over the fresh paths of this and the earlier steps.
+        """
+        x, y = (a.view(len(a), *log_w.shape) for a in _foresight(fresh.paths, log_w))
+        x, y = x - x.mean(2, keepdim=True), y - y.mean(2, keepdim=True)
         sums = torch.stack([(x * y).sum((1, 2)), (x * x).sum((1, 2))])
         self.moments = FORGET * self.moments + sums
         slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
         for policy in (self.policy, self.average):
             policy.foresight.copy_(slope)
-        return (y - slope.view(-1, 1, 1) * x).flatten(1)
+
+    def _advantage(self, source: Source, log_w: Tensor, gap: Tensor) -> Tensor:
+        """Return what every transition is to be pulled by, (N - 1, B): log w less a baseline.
+
+        Where the policy drew the transition, E[d log q | z_t] = 0, with wider noise too: a baseline
+        that z_t knows changes the gradient's variance alone. Taken off are the path's past, the
+        future that its potential foresees, and the mean over the paths; log Z has no part in it
+        (Malkin et al. 2022, arXiv 2210.00580). On other transitions E[d log q | z_t] is not 0, and
+        the gradient is that of the whole gap log w - log Z.
+        """
+        potential, future = _foresight(source.paths, log_w)
+        earned = future - self.policy.foresight[:, None] * potential
+        shape = (len(earned), *log_w.shape)
+        own = source.own.view(shape)
+        earned = torch.where(own, earned.view(shape), 0.0)
+        centred = earned - earned.sum(2, keepdim=True) / own.sum(2, keepdim=True).clamp(min=1)
+        return torch.where(own, centred, gap).flatten(1)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs."""
@@ -230,6 +310,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "moments": self.moments,
+            "log_z": self.log_z,
+            "explorer": self.explorer.state(),
             "bad": self.bad,
             "slow": self.slow,
         }
@@ -240,6 +322,8 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.moments = state["moments"]
+        self.log_z = state["log_z"]
+        self.explorer.load(state["explorer"])
         self.step, self.bad, self.slow = state["step"], state["bad"], state["slow"]
 
 
@@ -257,6 +341,12 @@ def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -
         # d(-log q) = -(e / v) . d(mean), and the mean moves by pull du
         force = -kernel.pull / kernel.variance * paths.noise[i]
         (weights[i] * force * policy(paths.states[i], met, i)).sum().backward()
+
+
+def _foresight(paths: Trajectory, log_w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return potential and future log weight before every transition, each (N - 1, B)."""
+    potential = torch.stack([met.potential for met in paths.guidance if met is not None])
+    return potential, log_w.flatten() - paths.past
 
 
 def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Tensor:

@@ -1,0 +1,273 @@
+"""Paths for one RTB step: the policy's own, and off-policy ones that show it what it misses.
+
+    fresh      rollouts of the policy, their noise `exploration` times as wide at first
+    replay     stored paths, with the guidance met there: scored again without the prior network
+    backtrack  z_0 of a stored path, noised back by the Markov kernel to some depth; from there
+               the policy draws
+    prior      chains of the prior
+
+The balance (log w - log Z)^2 is zero at the posterior on every path, so each source is weighed
+alike (Venkatraman et al. 2024, arXiv 2405.20971). Stored paths are drawn by their rank in log w:
+what is first is what the policy gives too little,
+
+    p(path) proportional to 1 / (k n + rank)                 (Tripp et al. 2020, arXiv 2006.09191)
+
+with z_0 improved by MALA before it is noised back, where that is asked for (Sendera et al. 2024,
+arXiv 2402.05098).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from invprob.likelihood import Likelihood
+from invprob.policy import Policy
+from invprob.trajectory import (
+    Guidance,
+    Trajectory,
+    noise_back,
+    path_guidance,
+    prior_paths,
+    rollout,
+    score_path,
+)
+from operators.errors import NotDifferentiable
+from priors.base import Prior
+from priors.process import generators
+
+if TYPE_CHECKING:
+    from invprob.rtb import TrainConfig
+
+STORED = 2**24  # numbers that the buffer holds at most: 64 MB, in every checkpoint too
+CAPACITY = 1024  # paths that it holds at most
+RANK_WEIGHT = 0.01  # k: the smaller, the more the draw keeps to the first ranks
+DEPTH_FORGET = 0.9  # weight of the earlier paths in the error of a depth
+MALA_START = 0.1  # first step size, in units of the prior's scale
+MALA_GAIN = 0.2  # of log step size, per unit of acceptance off the target
+MALA_TARGET = 0.574  # acceptance at which MALA is most efficient (Roberts & Rosenthal 1998)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Paths of one source, as many of each observation, one observation after another."""
+
+    paths: Trajectory
+    fit: Tensor  # log p(y | x_0), (B,) float64
+    own: Tensor  # True where the policy drew the transition, (N - 1, B)
+    rows: Tensor | None = None  # of the buffer, for replayed paths
+    held: Tensor | None = None  # depth of backtracked paths: their first states are not its own
+
+    def log_weight(self, temperature: float, count: int) -> Tensor:
+        """Return log w of `count` observations, (M, K), the likelihood raised to 1/temperature."""
+        return (self.paths.log_ratio + self.fit / temperature).view(count, -1)
+
+
+class Explorer:
+    """Draws the paths of every RTB step, and keeps those that may be met again."""
+
+    def __init__(self, prior: Prior, times: tuple[float, ...], config: TrainConfig) -> None:
+        """Set up an empty buffer; raises NotDifferentiable where MALA has no density to use."""
+        self.prior, self.times, self.config = prior, times, config
+        if config.local_search and not hasattr(prior, "log_prob"):
+            raise NotDifferentiable(
+                f"local_search needs the prior's density, {type(prior).__name__} has none: "
+                "set local_search=0"
+            )
+        self.rows: dict[str, Tensor] = {}  # of stored paths, by observation, then by log w
+        # running mean of the squared gap of paths by their depth; unmet ones count as worst
+        self.depths = torch.full((len(times) + 1,), config.loss_scale**2, dtype=torch.float64)
+
+    def draw(self, policy: Policy, likelihood: Likelihood, step: int) -> list[Source]:
+        """Return the paths of RTB step `step`, fresh ones first: K of each observation in all."""
+        config = self.config
+        seeds = np.random.SeedSequence([config.seed, 2, step]).generate_state(4).tolist()
+        stored = int((self.rows["owner"] == 0).sum()) if self.rows else 0
+        replayed = min(stored, round(config.replay * config.paths))
+        tracked = round(config.backtrack * config.paths) if stored else 0
+        chains = round(config.prior_paths * config.paths)
+        fresh = config.paths - replayed - tracked - chains
+        done = (step - config.warm_steps) / config.rtb_steps
+        widen = 1 + (config.exploration - 1) * (1 - done)
+        found = [self._rollout(policy, likelihood, fresh, seeds[0], widen=widen)]
+        if replayed:
+            found.append(self._replay(policy, likelihood, replayed, seeds[1]))
+        if tracked:
+            found.append(self._backtrack(policy, likelihood, tracked, seeds[2]))
+        if chains:
+            found.append(self._prior_chains(policy, likelihood, chains, seeds[3]))
+        return found
+
+    def keep(self, sources: list[Source], log_w: list[Tensor], gaps: list[Tensor]) -> None:
+        """Store new paths with their log w (M, K), renew that of replayed ones, and sort.
+
+        Of every observation as many paths stay as the bounds allow, those of the largest log w.
+        """
+        if not self.config.replay + self.config.backtrack:
+            return
+        for source, weights, gap in zip(sources, log_w, gaps, strict=True):
+            if source.rows is not None:
+                self.rows["log_w"][source.rows] = weights.flatten()
+                continue
+            new = _columns(source, weights)
+            new = {key: value[weights.flatten().isfinite()] for key, value in new.items()}
+            old = self.rows or {key: value[:0] for key, value in new.items()}
+            self.rows = {key: torch.cat([old[key], new[key]]) for key in new}
+            if source.held is not None:
+                for depth, error in zip(
+                    source.held.tolist(), gap.flatten().square().tolist(), strict=True
+                ):
+                    self.depths[depth].lerp_(torch.tensor(error).double(), 1 - DEPTH_FORGET)
+        count = len(log_w[0])
+        numbers = sum(math.prod(value.shape[1:]) for value in self.rows.values())
+        room = max(self.config.paths, min(CAPACITY, STORED // numbers // count))
+        order = self.rows["log_w"].argsort(descending=True, stable=True)
+        owner = self.rows["owner"][order]
+        kept = torch.cat([order[owner == m][:room] for m in range(count)])
+        self.rows = {key: value[kept] for key, value in self.rows.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return what a resumed training needs."""
+        return {"rows": self.rows, "depths": self.depths}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a `state`."""
+        self.rows = {key: value.clone() for key, value in state["rows"].items()}
+        self.depths = state["depths"].clone()
+
+    def _rollout(
+        self,
+        policy: Policy,
+        likelihood: Likelihood,
+        n: int,
+        seed: int,
+        known: tuple[Tensor, Tensor] | None = None,
+        widen: float = 1.0,
+    ) -> Source:
+        """Return n rollouts of each observation: `known` states (N, B, *z_shape) come first.
+
+        The second of `known` (B,) says of every path how many of its states are so.
+        """
+        many = likelihood.repeat(n)
+        size = len(many.y)
+        held = torch.zeros(size, dtype=torch.long) if known is None else known[1]
+        column = held.view(-1, *[1] * len(self.prior.z_shape))
+
+        def hold(z: Tensor, i: int) -> Tensor:
+            return z if known is None else torch.where(i < column, known[0][i], z)
+
+        paths = rollout(
+            self.prior, policy.propose(self.prior, many), generators(seed, range(size)),
+            self.times, hold=None if known is None else hold, widen=widen,
+        )  # fmt: skip
+        own = torch.arange(1, len(self.times))[:, None] >= held
+        return Source(
+            paths, self._fit(many, paths.final), own, held=None if known is None else held
+        )
+
+    def _replay(self, policy: Policy, likelihood: Likelihood, n: int, seed: int) -> Source:
+        """Return n stored paths of each observation, scored under the policy as it is now."""
+        rows = self._ranked(n, len(likelihood.y), np.random.default_rng(seed))
+        part = {key: value[rows].transpose(0, 1) for key, value in self.rows.items() if key in PATH}
+        met = tuple(
+            Guidance(*(part[field.name][i] for field in fields(Guidance)))
+            for i in range(len(self.times) - 1)
+        )
+        final, states = self.rows["final"][rows], part["states"]
+        paths = score_path(self.prior, policy, met, states, final, self.times)
+        own = torch.zeros(len(met), len(rows), dtype=torch.bool)
+        return Source(paths, self.rows["fit"][rows], own, rows)
+
+    def _backtrack(self, policy: Policy, likelihood: Likelihood, n: int, seed: int) -> Source:
+        """Return n paths of each observation through z_0 of stored ones, up to some depth."""
+        rng = np.random.default_rng(seed)
+        z0 = self.rows["final"][self._ranked(n, len(likelihood.y), rng)]
+        if self.config.local_search:
+            z0 = self._mala(likelihood.repeat(n), z0, torch.Generator().manual_seed(seed))
+        errors = np.sqrt(self.depths[1:].numpy())
+        chance = errors / errors.sum() if self.config.depth == "adaptive" else None
+        held = torch.from_numpy(1 + rng.choice(len(errors), len(z0), p=chance))
+        back = noise_back(self.prior, z0, generators(seed, range(len(z0))), self.times)
+        return self._rollout(policy, likelihood, n, int(rng.integers(2**32)), (back, held))
+
+    def _prior_chains(self, policy: Policy, likelihood: Likelihood, n: int, seed: int) -> Source:
+        """Return n chains of the prior for each observation, scored under the policy."""
+        many = likelihood.repeat(n)
+        states, cleans = prior_paths(self.prior, generators(seed, range(len(many.y))), self.times)
+        met = path_guidance(self.prior, many, states, cleans, self.times)
+        paths = score_path(self.prior, policy, met, states, cleans[-1], self.times)
+        own = torch.zeros(len(met), len(many.y), dtype=torch.bool)
+        return Source(paths, self._fit(many, paths.final), own)
+
+    def _fit(self, likelihood: Likelihood, final: Tensor) -> Tensor:
+        """Return log p(y | x_0), (B,) float64."""
+        return likelihood.log_prob(self.prior.decode(final))
+
+    def _ranked(self, n: int, count: int, rng: np.random.Generator) -> Tensor:
+        """Return rows of the buffer, n distinct ones of each observation, drawn by their rank."""
+        rows = []
+        for m in range(count):
+            own = (self.rows["owner"] == m).nonzero()[:, 0].numpy()  # by falling log w
+            chance = 1 / (RANK_WEIGHT * len(own) + np.arange(1, len(own) + 1))
+            few = min(n, len(own))
+            chosen = rng.choice(own, few, replace=False, p=chance / chance.sum())
+            rows.append(np.resize(chosen, n))  # round again where fewer are stored
+        return torch.from_numpy(np.concatenate(rows))
+
+    def _mala(self, likelihood: Likelihood, z0: Tensor, generator: torch.Generator) -> Tensor:
+        """Return z0 (B, *z_shape) after MALA steps in x on log p(x) + log p(y | x).
+
+        The step size of every chain follows its acceptance.
+        """
+
+        def target(x: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                leaf = x.detach().requires_grad_()
+                value = self.prior.log_prob(leaf)  # type: ignore[attr-defined]
+                (slope,) = torch.autograd.grad(value.sum(), leaf)
+            return value.detach() + likelihood.log_prob(x), slope + likelihood.score(x)
+
+        def square(a: Tensor) -> Tensor:
+            return a.double().flatten(1).square().sum(1)
+
+        x = self.prior.decode(z0)
+        value, slope = target(x)
+        size = torch.full((len(x), *[1] * (x.ndim - 1)), MALA_START * self.prior.scale)
+        for _ in range(self.config.local_search):
+            noise = torch.randn(x.shape, generator=generator)
+            moved = x + size**2 / 2 * slope + size * noise
+            found, steep = target(moved)
+            back = (x - moved - size**2 / 2 * steep) / size
+            log_ratio = found - value + (square(noise) - square(back)) / 2
+            taken = torch.rand(len(x), generator=generator).log() < log_ratio
+            chosen = taken.view(size.shape)
+            x, slope = torch.where(chosen, moved, x), torch.where(chosen, steep, slope)
+            value = torch.where(taken, found, value)
+            excess = log_ratio.exp().clamp(max=1).float() - MALA_TARGET
+            size = size * torch.exp(MALA_GAIN * excess).view(size.shape)
+        return self.prior.encode(x)
+
+
+PATH = ("states", *(field.name for field in fields(Guidance)))  # by step, behind the row
+
+
+def _columns(source: Source, log_w: Tensor) -> dict[str, Tensor]:
+    """Return paths with their log w (M, K) as columns of the buffer, each (M * K, ...)."""
+    met, (count, n) = source.paths.guidance, log_w.shape
+    guidance = {
+        field.name: torch.stack([getattr(g, field.name) for g in met], 1)
+        for field in fields(Guidance)
+    }
+    return {
+        "states": source.paths.states.transpose(0, 1),
+        **guidance,
+        "final": source.paths.final,
+        "fit": source.fit,
+        "log_w": log_w.flatten(),
+        "owner": torch.arange(count).repeat_interleave(n),
+    }
