@@ -28,7 +28,7 @@ from invprob.suites.base import Problem
 
 PROBLEMS = ("gmm/d8_dy1_s0", "bipsda/half")
 BASE = TrainConfig(
-    steps=30, width=32, blocks=2, warm_steps=0, paths=32, rtb_rate=2e-3, ema=0.95,
+    steps=20, width=32, blocks=2, warm_steps=0, paths=64, rtb_rate=3e-3, ema=0.9,
 )  # fmt: skip
 MIX: dict[str, Any] = {"replay": 0.25, "backtrack": 0.25}
 ARMS: dict[str, dict[str, Any]] = {
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=40, help="on-policy steps that fix the cost")
+    parser.add_argument("--rounds", type=int, default=25, help="on-policy steps that fix the cost")
     parser.add_argument("--n", type=int, default=1000)
     asked = parser.parse_args()
     asked.cells.mkdir(parents=True, exist_ok=True)

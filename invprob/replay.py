@@ -19,7 +19,7 @@ arXiv 2402.05098).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,25 +55,28 @@ MALA_TARGET = 0.574  # acceptance at which MALA is most efficient (Roberts & Ros
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Paths of one source, as many of each observation, one observation after another."""
+    """Paths of one source."""
 
     paths: Trajectory
     fit: Tensor  # log p(y | x_0), (B,) float64
     own: Tensor  # True where the policy drew the transition, (N - 1, B)
+    which: int = 0  # number of the observation
     rows: Tensor | None = None  # of the buffer, for replayed paths
     held: Tensor | None = None  # depth of backtracked paths: their first states are not its own
 
-    def log_weight(self, temperature: float, count: int) -> Tensor:
-        """Return log w of `count` observations, (M, K), the likelihood raised to 1/temperature."""
-        return (self.paths.log_ratio + self.fit / temperature).view(count, -1)
+    def log_weight(self, temperature: float = 1.0) -> Tensor:
+        """Return log w, (B,) float64, with the likelihood raised to 1/temperature."""
+        return self.paths.log_ratio + self.fit / temperature
 
 
 class Explorer:
     """Draws the paths of every RTB step, and keeps those that may be met again."""
 
-    def __init__(self, prior: Prior, times: tuple[float, ...], config: TrainConfig) -> None:
+    def __init__(
+        self, prior: Prior, times: tuple[float, ...], observations: int, config: TrainConfig
+    ) -> None:
         """Set up an empty buffer; raises NotDifferentiable where MALA has no density to use."""
-        self.prior, self.times, self.config = prior, times, config
+        self.prior, self.times, self.observations, self.config = prior, times, observations, config
         if config.local_search and not hasattr(prior, "log_prob"):
             raise NotDifferentiable(
                 f"local_search needs the prior's density, {type(prior).__name__} has none: "
@@ -83,52 +86,52 @@ class Explorer:
         # running mean of the squared gap of paths by their depth; unmet ones count as worst
         self.depths = torch.full((len(times) + 1,), config.loss_scale**2, dtype=torch.float64)
 
-    def draw(self, policy: Policy, likelihood: Likelihood, step: int) -> list[Source]:
-        """Return the paths of RTB step `step`, fresh ones first: K of each observation in all."""
+    def draw(self, policy: Policy, likelihood: Likelihood, which: int, step: int) -> list[Source]:
+        """Return the K paths of step `step`, fresh ones first, for observation number `which`."""
         config = self.config
         seeds = np.random.SeedSequence([config.seed, 2, step]).generate_state(4).tolist()
-        stored = int((self.rows["owner"] == 0).sum()) if self.rows else 0
-        replayed = min(stored, round(config.replay * config.paths))
-        tracked = round(config.backtrack * config.paths) if stored else 0
+        stored = self._stored(which)
+        replayed = min(len(stored), round(config.replay * config.paths))
+        tracked = round(config.backtrack * config.paths) if len(stored) else 0
         chains = round(config.prior_paths * config.paths)
         fresh = config.paths - replayed - tracked - chains
         done = (step - config.warm_steps) / config.rtb_steps
         widen = 1 + (config.exploration - 1) * (1 - done)
-        found = [self._rollout(policy, likelihood, fresh, seeds[0], widen=widen)]
+        sources = [self._rollout(policy, likelihood.repeat(fresh), seeds[0], widen=widen)]
         if replayed:
-            found.append(self._replay(policy, likelihood, replayed, seeds[1]))
+            rows = ranked(stored, replayed, np.random.default_rng(seeds[1]))
+            sources.append(self._replay(policy, rows))
         if tracked:
-            found.append(self._backtrack(policy, likelihood, tracked, seeds[2]))
+            rows = ranked(stored, tracked, np.random.default_rng(seeds[2]))
+            sources.append(self._backtrack(policy, likelihood.repeat(tracked), rows, seeds[2]))
         if chains:
-            found.append(self._prior_chains(policy, likelihood, chains, seeds[3]))
-        return found
+            sources.append(self._prior_chains(policy, likelihood.repeat(chains), seeds[3]))
+        return [replace(source, which=which) for source in sources]
 
-    def keep(self, sources: list[Source], log_w: list[Tensor], gaps: list[Tensor]) -> None:
-        """Store new paths with their log w (M, K), renew that of replayed ones, and sort.
+    def keep(self, sources: list[Source], log_w: list[Tensor], log_z: Tensor) -> None:
+        """Store new paths with their log w (B,), renew that of replayed ones, and sort.
 
         Of every observation as many paths stay as the bounds allow, those of the largest log w.
         """
         if not self.config.replay + self.config.backtrack:
             return
-        for source, weights, gap in zip(sources, log_w, gaps, strict=True):
+        for source, weights in zip(sources, log_w, strict=True):
             if source.rows is not None:
-                self.rows["log_w"][source.rows] = weights.flatten()
+                self.rows["log_w"][source.rows] = weights
                 continue
-            new = _columns(source, weights)
-            new = {key: value[weights.flatten().isfinite()] for key, value in new.items()}
+            finite = weights.isfinite()
+            new = {key: value[finite] for key, value in _columns(source, weights).items()}
             old = self.rows or {key: value[:0] for key, value in new.items()}
             self.rows = {key: torch.cat([old[key], new[key]]) for key in new}
             if source.held is not None:
-                for depth, error in zip(
-                    source.held.tolist(), gap.flatten().square().tolist(), strict=True
-                ):
-                    self.depths[depth].lerp_(torch.tensor(error).double(), 1 - DEPTH_FORGET)
-        count = len(log_w[0])
+                error = (weights - log_z).square()
+                for depth, one in zip(source.held[finite].tolist(), error[finite], strict=True):
+                    self.depths[depth].lerp_(one, 1 - DEPTH_FORGET)
         numbers = sum(math.prod(value.shape[1:]) for value in self.rows.values())
-        room = max(self.config.paths, min(CAPACITY, STORED // numbers // count))
+        room = max(self.config.paths, min(CAPACITY, STORED // (numbers * self.observations)))
         order = self.rows["log_w"].argsort(descending=True, stable=True)
         owner = self.rows["owner"][order]
-        kept = torch.cat([order[owner == m][:room] for m in range(count)])
+        kept = torch.cat([order[owner == m][:room] for m in range(self.observations)])
         self.rows = {key: value[kept] for key, value in self.rows.items()}
 
     def state(self) -> dict[str, Any]:
@@ -144,36 +147,32 @@ class Explorer:
         self,
         policy: Policy,
         likelihood: Likelihood,
-        n: int,
         seed: int,
         known: tuple[Tensor, Tensor] | None = None,
         widen: float = 1.0,
     ) -> Source:
-        """Return n rollouts of each observation: `known` states (N, B, *z_shape) come first.
+        """Return rollouts for data (B, *y_shape); `known` states (N, B, *z_shape) come first.
 
         The second of `known` (B,) says of every path how many of its states are so.
         """
-        many = likelihood.repeat(n)
-        size = len(many.y)
-        held = torch.zeros(size, dtype=torch.long) if known is None else known[1]
-        column = held.view(-1, *[1] * len(self.prior.z_shape))
+        size, hold = len(likelihood.y), None
+        held = known[1] if known else torch.zeros(size, dtype=torch.long)
+        if known:
+            column = held.view(-1, *[1] * len(self.prior.z_shape))
 
-        def hold(z: Tensor, i: int) -> Tensor:
-            return z if known is None else torch.where(i < column, known[0][i], z)
+            def hold(z: Tensor, i: int) -> Tensor:
+                return torch.where(i < column, known[0][i], z)
 
         paths = rollout(
-            self.prior, policy.propose(self.prior, many), generators(seed, range(size)),
-            self.times, hold=None if known is None else hold, widen=widen,
+            self.prior, policy.propose(self.prior, likelihood), generators(seed, range(size)),
+            self.times, hold=hold, widen=widen,
         )  # fmt: skip
         own = torch.arange(1, len(self.times))[:, None] >= held
-        return Source(
-            paths, self._fit(many, paths.final), own, held=None if known is None else held
-        )
+        return Source(paths, self._fit(likelihood, paths.final), own, held=held if known else None)
 
-    def _replay(self, policy: Policy, likelihood: Likelihood, n: int, seed: int) -> Source:
-        """Return n stored paths of each observation, scored under the policy as it is now."""
-        rows = self._ranked(n, len(likelihood.y), np.random.default_rng(seed))
-        part = {key: value[rows].transpose(0, 1) for key, value in self.rows.items() if key in PATH}
+    def _replay(self, policy: Policy, rows: Tensor) -> Source:
+        """Return stored paths scored under the policy as it is now: no network evaluation."""
+        part = {key: self.rows[key][rows].transpose(0, 1) for key in PATH}
         met = tuple(
             Guidance(*(part[field.name][i] for field in fields(Guidance)))
             for i in range(len(self.times) - 1)
@@ -181,43 +180,35 @@ class Explorer:
         final, states = self.rows["final"][rows], part["states"]
         paths = score_path(self.prior, policy, met, states, final, self.times)
         own = torch.zeros(len(met), len(rows), dtype=torch.bool)
-        return Source(paths, self.rows["fit"][rows], own, rows)
+        return Source(paths, self.rows["fit"][rows], own, rows=rows)
 
-    def _backtrack(self, policy: Policy, likelihood: Likelihood, n: int, seed: int) -> Source:
-        """Return n paths of each observation through z_0 of stored ones, up to some depth."""
-        rng = np.random.default_rng(seed)
-        z0 = self.rows["final"][self._ranked(n, len(likelihood.y), rng)]
+    def _backtrack(self, policy: Policy, likelihood: Likelihood, rows: Tensor, seed: int) -> Source:
+        """Return paths through z_0 of stored ones, noised back to some depth."""
+        rng, z0 = np.random.default_rng([seed, 1]), self.rows["final"][rows]
         if self.config.local_search:
-            z0 = self._mala(likelihood.repeat(n), z0, torch.Generator().manual_seed(seed))
+            z0 = self._mala(likelihood, z0, torch.Generator().manual_seed(seed))
         errors = np.sqrt(self.depths[1:].numpy())
         chance = errors / errors.sum() if self.config.depth == "adaptive" else None
         held = torch.from_numpy(1 + rng.choice(len(errors), len(z0), p=chance))
         back = noise_back(self.prior, z0, generators(seed, range(len(z0))), self.times)
-        return self._rollout(policy, likelihood, n, int(rng.integers(2**32)), (back, held))
+        return self._rollout(policy, likelihood, int(rng.integers(2**32)), (back, held))
 
-    def _prior_chains(self, policy: Policy, likelihood: Likelihood, n: int, seed: int) -> Source:
-        """Return n chains of the prior for each observation, scored under the policy."""
-        many = likelihood.repeat(n)
-        states, cleans = prior_paths(self.prior, generators(seed, range(len(many.y))), self.times)
-        met = path_guidance(self.prior, many, states, cleans, self.times)
+    def _prior_chains(self, policy: Policy, likelihood: Likelihood, seed: int) -> Source:
+        """Return chains of the prior for data (B, *y_shape), scored under the policy."""
+        sources = generators(seed, range(len(likelihood.y)))
+        states, cleans = prior_paths(self.prior, sources, self.times)
+        met = path_guidance(self.prior, likelihood, states, cleans, self.times)
         paths = score_path(self.prior, policy, met, states, cleans[-1], self.times)
-        own = torch.zeros(len(met), len(many.y), dtype=torch.bool)
-        return Source(paths, self._fit(many, paths.final), own)
+        own = torch.zeros(len(met), len(sources), dtype=torch.bool)
+        return Source(paths, self._fit(likelihood, paths.final), own)
 
     def _fit(self, likelihood: Likelihood, final: Tensor) -> Tensor:
         """Return log p(y | x_0), (B,) float64."""
         return likelihood.log_prob(self.prior.decode(final))
 
-    def _ranked(self, n: int, count: int, rng: np.random.Generator) -> Tensor:
-        """Return rows of the buffer, n distinct ones of each observation, drawn by their rank."""
-        rows = []
-        for m in range(count):
-            own = (self.rows["owner"] == m).nonzero()[:, 0].numpy()  # by falling log w
-            chance = 1 / (RANK_WEIGHT * len(own) + np.arange(1, len(own) + 1))
-            few = min(n, len(own))
-            chosen = rng.choice(own, few, replace=False, p=chance / chance.sum())
-            rows.append(np.resize(chosen, n))  # round again where fewer are stored
-        return torch.from_numpy(np.concatenate(rows))
+    def _stored(self, which: int) -> Tensor:
+        """Return the rows of one observation's stored paths, by falling log w."""
+        return (self.rows["owner"] == which).nonzero()[:, 0] if self.rows else torch.zeros(0).long()
 
     def _mala(self, likelihood: Likelihood, z0: Tensor, generator: torch.Generator) -> Tensor:
         """Return z0 (B, *z_shape) after MALA steps in x on log p(x) + log p(y | x).
@@ -256,9 +247,17 @@ class Explorer:
 PATH = ("states", *(field.name for field in fields(Guidance)))  # by step, behind the row
 
 
+def ranked(rows: Tensor, n: int, rng: np.random.Generator) -> Tensor:
+    """Return n of the rows, drawn by their rank: distinct ones, and round again where too few."""
+    chance = 1 / (RANK_WEIGHT * len(rows) + np.arange(1, len(rows) + 1))
+    few = min(n, len(rows))
+    chosen = rng.choice(rows.numpy(), few, replace=False, p=chance / chance.sum())
+    return torch.from_numpy(np.resize(chosen, n))
+
+
 def _columns(source: Source, log_w: Tensor) -> dict[str, Tensor]:
-    """Return paths with their log w (M, K) as columns of the buffer, each (M * K, ...)."""
-    met, (count, n) = source.paths.guidance, log_w.shape
+    """Return paths with their log w (B,) as columns of the buffer, each (B, ...)."""
+    met = source.paths.guidance
     guidance = {
         field.name: torch.stack([getattr(g, field.name) for g in met], 1)
         for field in fields(Guidance)
@@ -268,6 +267,6 @@ def _columns(source: Source, log_w: Tensor) -> dict[str, Tensor]:
         **guidance,
         "final": source.paths.final,
         "fit": source.fit,
-        "log_w": log_w.flatten(),
-        "owner": torch.arange(count).repeat_interleave(n),
+        "log_w": log_w,
+        "owner": torch.full((len(log_w),), source.which),
     }

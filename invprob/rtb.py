@@ -3,8 +3,7 @@
     warm start   min E c(t) |zhat_0 + u - z_0|^2 / r^2(t)  z_0 from the prior, y from z_0
                  c(t) proportional to pull^2 r^2 / v: the forward KL of the step, over a floor
     RTB          min E c^2 log cosh((log w - log Z) / c), a square up to c = loss_scale, over paths
-                 of any source (`invprob.replay`); for the square, with the paths held fixed,
-                 dL = -2 (log w - log Z) sum_t d log q(z_s | z_t)
+                 of any source (`invprob.replay`); its gradient: `invprob.balance`
 
     objective    vargrad: log Z = mean of log w over the K paths of the same y
                  rtb: log Z is learned, one of each y
@@ -31,9 +30,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob.balance import add_gradient, advantage, foresight, temperature
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
-from invprob.replay import Explorer, Source
+from invprob.replay import Explorer
 from invprob.trajectory import Trajectory, batches, guide, prior_paths
 from operators.errors import NumericalError, ObservationError, UnknownName
 from priors.base import Prior
@@ -44,8 +44,6 @@ log = logging.getLogger("invprob")
 FORGET = 0.9  # weight of the earlier steps' paths in the fit of the foresight
 RIDGE = 10.0  # nats^2: keeps the fitted slope at 0 where potentials hardly differ
 MAX_SLOPE = 1.2
-ANNEAL_ESS = 0.3  # ESS / K at which the likelihood's temperature may fall
-TEMPERATURES = 33  # tried at once, evenly in 1 / T
 OBJECTIVES = ("vargrad", "rtb", "trust_pcl")
 DEPTHS = ("uniform", "adaptive")
 
@@ -146,8 +144,9 @@ class Trainer:
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
         self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
-        self.explorer = Explorer(prior, self.times, config)
-        self.log_z = torch.zeros(len(likelihood.y), 1, dtype=torch.float64)  # where it is learned
+        self.explorer = Explorer(prior, self.times, len(likelihood.y), config)
+        # learned log Z of every observation, until it is first met unknown
+        self.log_z = torch.full((len(likelihood.y),), torch.nan, dtype=torch.float64)
 
     @property
     def total(self) -> int:
@@ -224,83 +223,49 @@ class Trainer:
             return self.likelihood.noise.sample(mean, generator)
 
     def _balance(self) -> dict[str, float]:
-        """Accumulate the gradient of one RTB step over K paths of each observation."""
-        config, count = self.config, len(self.likelihood.y)
-        sources = self.explorer.draw(self.policy, self.likelihood, self.step)
-        temperature = self._temperature(sources[0])
-        parts = [source.log_weight(temperature, count) for source in sources]
-        log_w = torch.cat(parts, 1)
-        mean = log_w.mean(1, keepdim=True)
-        learned = config.objective != "vargrad"
-        if learned and self.step == config.warm_steps:
-            self.log_z = mean
-        log_z = self.log_z if learned else mean
-        gaps = [part - log_z for part in parts]
-        self._foresee(sources[0], parts[0])
-        for source, part, gap in zip(sources, parts, gaps, strict=True):
-            share = part.shape[1] / log_w.shape[1]
-            pull = self._squash(self._advantage(source, part, gap))
-            add_gradient(self.prior, self.policy, source.paths, share * pull)
-        if learned:  # a quadratic in one number: plain descent does what Adam would overshoot
-            towards = self._squash(log_w - log_z).mean(1, keepdim=True)
-            self.log_z = self.log_z + config.log_z_rate * towards.nan_to_num()
-        self.explorer.keep(sources, parts, gaps)
+        """Accumulate the gradient of one RTB step over K paths of one observation."""
+        config, done = self.config, self.step - self.config.warm_steps
+        which = int(np.random.default_rng([config.seed, 3, self.step]).integers(len(self.log_z)))
+        likelihood = replace(self.likelihood, y=self.likelihood.y[which : which + 1])
+        sources = self.explorer.draw(self.policy, likelihood, which, self.step)
+        heat = temperature(sources[0], config.anneal, done / config.rtb_steps)
+        parts = [source.log_weight(heat) for source in sources]
+        log_w = torch.cat(parts)
+        log_z = log_w.mean()
+        if config.objective != "vargrad" and self.log_z[which].isfinite():
+            log_z = self.log_z[which]
+        self._foresee(sources[0].paths, parts[0])
+        for source, part in zip(sources, parts, strict=True):
+            pull = advantage(source, part, part - log_z, self.policy.foresight)
+            share = len(part) / len(log_w)
+            add_gradient(self.prior, self.policy, source.paths, share * self._squash(pull))
+        self.explorer.keep(sources, parts, log_z)
         figures = {
             "loss": float((log_w - log_z).square().mean()),
             "elbo": float(parts[0].mean()),
-            "std_log_w": float(parts[0].std(1).mean()),
+            "std_log_w": float(parts[0].std()),
         }
-        if learned:
-            figures["log_z"] = float(self.log_z.mean())
-        return figures | ({"temperature": temperature} if config.anneal > 1 else {})
+        if config.objective != "vargrad":
+            # a quadratic in one number: plain descent, where Adam's momentum would overshoot
+            self.log_z = self.log_z.clone()
+            self.log_z[which] = log_z + config.log_z_rate * self._squash(log_w - log_z).mean()
+            figures["log_z"] = float(self.log_z[which])
+        return figures | ({"temperature": heat} if config.anneal > 1 else {})
 
     def _squash(self, gap: Tensor) -> Tensor:
         """Return the gap with its pull capped."""
         return self.config.loss_scale * torch.tanh(gap / self.config.loss_scale)
 
-    def _temperature(self, fresh: Source) -> float:
-        """Return the likelihood's temperature: the least at which the ESS of fresh paths allows.
-
-        It is 1 from the middle of the RTB steps on, whatever the ESS: no other is the posterior's.
-        """
-        config = self.config
-        done = 2 * (self.step - config.warm_steps) / config.rtb_steps
-        power = min(1.0, 1 / config.anneal + (1 - 1 / config.anneal) * done)
-        for tried in np.linspace(1, power, TEMPERATURES) if power < 1 else ():
-            weights = torch.softmax(fresh.log_weight(1 / tried, len(self.likelihood.y)), 1)
-            if float((1 / weights.square().sum(1)).mean()) >= ANNEAL_ESS * weights.shape[1]:
-                return float(1 / tried)
-        return 1 / power
-
-    def _foresee(self, fresh: Source, log_w: Tensor) -> None:
+    def _foresee(self, fresh: Trajectory, log_w: Tensor) -> None:
         """Renew the slope of a path's future on its guidance's potential.
 
         It is that of the least squares over the fresh paths of this and the earlier steps.
         """
-        x, y = (a.view(len(a), *log_w.shape) for a in _foresight(fresh.paths, log_w))
-        x, y = x - x.mean(2, keepdim=True), y - y.mean(2, keepdim=True)
-        sums = torch.stack([(x * y).sum((1, 2)), (x * x).sum((1, 2))])
-        self.moments = FORGET * self.moments + sums
+        x, y = (a - a.mean(1, keepdim=True) for a in foresight(fresh, log_w))
+        self.moments = FORGET * self.moments + torch.stack([(x * y).sum(1), (x * x).sum(1)])
         slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
         for policy in (self.policy, self.average):
             policy.foresight.copy_(slope)
-
-    def _advantage(self, source: Source, log_w: Tensor, gap: Tensor) -> Tensor:
-        """Return what every transition is to be pulled by, (N - 1, B): log w less a baseline.
-
-        Where the policy drew the transition, E[d log q | z_t] = 0, with wider noise too: a baseline
-        that z_t knows changes the gradient's variance alone. Taken off are the path's past, the
-        future that its potential foresees, and the mean over the paths; log Z has no part in it
-        (Malkin et al. 2022, arXiv 2210.00580). On other transitions E[d log q | z_t] is not 0, and
-        the gradient is that of the whole gap log w - log Z.
-        """
-        potential, future = _foresight(source.paths, log_w)
-        earned = future - self.policy.foresight[:, None] * potential
-        shape = (len(earned), *log_w.shape)
-        own = source.own.view(shape)
-        earned = torch.where(own, earned.view(shape), 0.0)
-        centred = earned - earned.sum(2, keepdim=True) / own.sum(2, keepdim=True).clamp(min=1)
-        return torch.where(own, centred, gap).flatten(1)
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs."""
@@ -325,28 +290,6 @@ class Trainer:
         self.log_z = state["log_z"]
         self.explorer.load(state["explorer"])
         self.step, self.bad, self.slow = state["step"], state["bad"], state["slow"]
-
-
-def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -> None:
-    """Add to the policy the gradient of mean (log w - log Z)^2 with the paths held fixed.
-
-    `gap` is log w - log Z of every path (B,), or the share of it that each transition can change
-    (N - 1, B). The second pass: one step at a time, no prior network.
-    """
-    count, extra = len(paths.final), [1] * (paths.final.ndim - 1)
-    weights = (2 * gap.expand(len(paths.guidance), count) / count).view(-1, count, *extra)
-    for i, (t, s) in enumerate(pairwise(paths.times)):
-        kernel, met = prior.schedule.kernel(t, s), paths.guidance[i]
-        assert met is not None  # a policy's rollout keeps what it met
-        # d(-log q) = -(e / v) . d(mean), and the mean moves by pull du
-        force = -kernel.pull / kernel.variance * paths.noise[i]
-        (weights[i] * force * policy(paths.states[i], met, i)).sum().backward()
-
-
-def _foresight(paths: Trajectory, log_w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return potential and future log weight before every transition, each (N - 1, B)."""
-    potential = torch.stack([met.potential for met in paths.guidance if met is not None])
-    return potential, log_w.flatten() - paths.past
 
 
 def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from invprob import replay
+from invprob.balance import add_gradient, advantage, temperature
 from invprob.comparison import counting
-from invprob.replay import Explorer, Source
-from invprob.rtb import TrainConfig, Trainer, add_gradient
+from invprob.replay import Explorer, Source, ranked
+from invprob.rtb import TrainConfig, Trainer
 from invprob.suites.base import Problem, linear_likelihood, linear_problem
 from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import Guidance, Trajectory, score_path
@@ -44,7 +45,15 @@ def trained(config: TrainConfig, steps: int) -> Trainer:
 
 
 def drawn(trainer: Trainer) -> list[Source]:
-    return trainer.explorer.draw(trainer.policy, trainer.likelihood, trainer.step)
+    return trainer.explorer.draw(trainer.policy, trainer.likelihood, 0, trainer.step)
+
+
+def backtracked(trainer: Trainer, n: int, seed: int) -> tuple[Source, Tensor]:
+    rows = ranked(trainer.explorer._stored(0), n, np.random.default_rng(seed))
+    many = trainer.likelihood.repeat(n)
+    source = trainer.explorer._backtrack(trainer.policy, many, rows, seed)
+    assert source.held is not None
+    return source, source.held
 
 
 def wide(paths: Trajectory) -> Trajectory:
@@ -74,11 +83,10 @@ def test_off_policy_gradient_is_the_autograd_gradient() -> None:
             prior, policy, met_along(paths), paths.states, paths.final, trainer.times
         )
         log_w = scored.log_ratio + source.fit
-        gap = log_w[None] - log_z
         source = replace(source, paths=scored)
-        pull = trainer._squash(trainer._advantage(source, log_w[None], gap))
+        pull = advantage(source, log_w, log_w - log_z, policy.foresight)
         policy.zero_grad()
-        add_gradient(prior, policy, scored, pull)
+        add_gradient(prior, policy, scored, trainer._squash(pull))
         two_pass = [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
         policy.zero_grad()
@@ -119,10 +127,10 @@ def test_a_baseline_is_free_on_own_transitions_and_on_no_others() -> None:
     with torch.no_grad():
         trainer.policy.gain.fill_(-0.5)  # far from what made the stored paths
     source = next(s for s in drawn(trainer) if s.held is not None)
-    log_w = source.log_weight(1.0, 1)
+    log_w, slope = source.log_weight(), trainer.policy.foresight
     gap = log_w - log_w.mean() + 3.0  # log Z is not the mean
-    weighed = trainer._advantage(source, log_w, gap)
-    careless = trainer._advantage(replace(source, own=source.own | True), log_w, gap)
+    weighed = advantage(source, log_w, gap, slope)
+    careless = advantage(replace(source, own=source.own | True), log_w, gap, slope)
     forces = torch.stack(
         [
             (kernel.pull / kernel.variance * noise * met.delta).double().sum(1)
@@ -146,7 +154,7 @@ def test_a_baseline_is_free_on_own_transitions_and_on_no_others() -> None:
 def test_a_replayed_path_costs_no_evaluation_of_the_prior() -> None:
     trainer = trained(replace(SMALL, backtrack=0.0, prior_paths=0.0), 1)
     with counting(trainer.prior, trainer.likelihood.operator) as count:
-        again = trainer.explorer._replay(trainer.policy, trainer.likelihood, 4, seed=0)
+        again = trainer.explorer._replay(trainer.policy, torch.arange(4))
     assert (count.network, count.operator) == (0, 0)
     assert again.rows is not None
     kept = trainer.explorer.rows
@@ -163,17 +171,16 @@ def test_a_replayed_path_costs_no_evaluation_of_the_prior() -> None:
 def test_replay_knows_the_weight_of_a_rollout() -> None:
     """Unchanged policy: log w of a stored path is that of its rollout."""
     trainer = trained(replace(SMALL, backtrack=0.0, prior_paths=0.0, rtb_rate=0.0), 1)
-    again = trainer.explorer._replay(trainer.policy, trainer.likelihood, 8, seed=0)
-    stored = trainer.explorer.rows["log_w"][again.rows]
-    torch.testing.assert_close(again.log_weight(1.0, 1)[0], stored, rtol=1e-4, atol=1e-4)
+    again = trainer.explorer._replay(trainer.policy, torch.arange(8))
+    stored = trainer.explorer.rows["log_w"]
+    torch.testing.assert_close(again.log_weight(), stored, rtol=1e-4, atol=1e-4)
 
 
 def test_backtracked_paths_are_noise_above_their_depth_and_the_policy_below() -> None:
     trainer = trained(replace(SMALL, paths=64), 1)
-    source = trainer.explorer._backtrack(trainer.policy, trainer.likelihood, 64, seed=3)
-    assert source.held is not None
-    assert source.held.min() == 1
-    assert source.held.max() == len(trainer.times)
+    source, held = backtracked(trainer, 64, seed=3)
+    assert held.min() == 1
+    assert held.max() == len(trainer.times)
     paths = source.paths
     again = score_path(
         trainer.prior, trainer.policy, met_along(paths), paths.states, paths.final, trainer.times
@@ -181,11 +188,11 @@ def test_backtracked_paths_are_noise_above_their_depth_and_the_policy_below() ->
     torch.testing.assert_close(again.log_ratio, paths.log_ratio, rtol=1e-4, atol=1e-3)
     for i, (t, s) in enumerate(pairwise(trainer.times)):
         own = source.own[i]
-        assert torch.equal(own, source.held <= i + 1)
+        assert torch.equal(own, held <= i + 1)
         spread = paths.noise[i][own] / trainer.prior.schedule.kernel(t, s).variance ** 0.5
         if own.sum() >= 20:
             assert float(spread.square().mean()) == pytest.approx(1, abs=0.6)
-    shallow = source.held == len(trainer.times)  # z_0 moves by the last noise level alone
+    shallow = held == len(trainer.times)  # z_0 moves by the last noise level alone
     moved = (paths.final - trainer.explorer.rows["final"][:, None]).abs().amax(2).amin(0)
     assert float(moved[shallow].max()) < 5 * trainer.prior.schedule.sigma(0.0)
 
@@ -195,11 +202,10 @@ def test_depths_follow_the_loss() -> None:
     trainer = trained(config, 1)
     trainer.explorer.depths[:] = 1e-4
     trainer.explorer.depths[3] = 4.0
-    source = trainer.explorer._backtrack(trainer.policy, trainer.likelihood, 200, seed=0)
-    assert source.held is not None
-    assert float((source.held == 3).double().mean()) == pytest.approx(2 / 2.07, abs=0.06)
-    log_w = source.log_weight(1.0, 1)
-    trainer.explorer.keep([source], [log_w], [torch.full_like(log_w, 3.0)])
+    source, held = backtracked(trainer, 200, seed=0)
+    assert float((held == 3).double().mean()) == pytest.approx(2 / 2.07, abs=0.06)
+    log_w = torch.full_like(source.fit, 5.0)
+    trainer.explorer.keep([source], [log_w], torch.tensor(2.0))
     assert float(trainer.explorer.depths[3]) == pytest.approx(9.0, rel=1e-6)
 
 
@@ -211,19 +217,18 @@ def test_the_buffer_keeps_the_first_ranks_and_draws_them_more_often(
     explorer, seen = trainer.explorer, [trainer.explorer.rows["log_w"]]
     for _ in range(3):
         sources = drawn(trainer)
-        log_w = [source.log_weight(1.0, 1) for source in sources]
-        seen += [w.flatten() for w, s in zip(log_w, sources, strict=True) if s.rows is None]
-        explorer.keep(sources, log_w, log_w)
+        log_w = [source.log_weight() for source in sources]
+        seen += [w for w, s in zip(log_w, sources, strict=True) if s.rows is None]
+        explorer.keep(sources, log_w, torch.tensor(0.0))
         trainer.step += 1
     best = torch.cat(seen).sort(descending=True).values[:10]
     torch.testing.assert_close(explorer.rows["log_w"], best, rtol=1e-4, atol=1e-3)
     counts = torch.zeros(10)
     for seed in range(2000):
-        rows = explorer._ranked(1, 1, np.random.default_rng(seed))
-        counts[rows] += 1
+        counts[ranked(torch.arange(10), 1, np.random.default_rng(seed))] += 1
     wanted = 1 / (replay.RANK_WEIGHT * 10 + torch.arange(1, 11))
     torch.testing.assert_close(counts / 2000, wanted / wanted.sum(), rtol=0, atol=0.04)
-    distinct = explorer._ranked(10, 1, np.random.default_rng(0))
+    distinct = ranked(torch.arange(10), 10, np.random.default_rng(0))
     assert len(set(distinct.tolist())) == 10
 
 
@@ -231,7 +236,7 @@ def test_observations_have_buffers_of_their_own() -> None:
     problem = three()
     both = replace(problem.likelihood, y=torch.tensor([[1.0], [-2.0]]))
     trainer = Trainer(problem.prior, both, SMALL)
-    for _ in range(3):
+    for _ in range(8):  # one observation in each
         trainer.advance()
     owner = trainer.explorer.rows["owner"]
     x = problem.prior.decode(trainer.explorer.rows["final"])
@@ -239,14 +244,13 @@ def test_observations_have_buffers_of_their_own() -> None:
         mine = replace(both, y=both.y[m : m + 1])
         fit = mine.log_prob(x[owner == m])
         torch.testing.assert_close(fit, trainer.explorer.rows["fit"][owner == m])
-    rows = trainer.explorer._ranked(3, 2, np.random.default_rng(0))
-    assert owner[rows].tolist() == [0, 0, 0, 1, 1, 1]
+    assert owner.unique().tolist() == [0, 1]
 
 
 def test_mala_leaves_the_posterior_as_it_is_and_finds_it_from_beside() -> None:
     problem = three()
     config = replace(SMALL, local_search=40)
-    explorer = Explorer(problem.prior, problem.prior.schedule.grid(8), config)
+    explorer = Explorer(problem.prior, problem.prior.schedule.grid(8), 1, config)
     n = 4000
     exact = torch.from_numpy(problem.sample(n, seed=0)).float()
     many = problem.likelihood.repeat(n)
@@ -304,16 +308,20 @@ def test_learned_log_z_reaches_the_evidence(objective: str) -> None:
 
 
 def test_temperature_falls_as_the_effective_sample_size_allows() -> None:
-    trainer = trained(replace(SMALL, rtb_steps=10, anneal=20.0, replay=0, backtrack=0), 0)
-    fresh = drawn(trainer)[0]
-    even = replace(fresh, paths=replace(fresh.paths, log_ratio=torch.zeros(8).double()))
-    uneven = replace(even, fit=-torch.arange(7.0).double().square() * 1000)
-    level = replace(even, fit=torch.zeros(7).double())
-    even = replace(level.paths, log_ratio=torch.zeros(7).double())
-    assert trainer._temperature(replace(level, paths=even)) == 1
-    assert trainer._temperature(replace(uneven, paths=even)) == pytest.approx(20)
-    trainer.step = 5
-    assert trainer._temperature(replace(uneven, paths=even)) == 1
+    fresh = drawn(trained(replace(SMALL, prior_paths=0.0), 0))[0]
+    steep = torch.arange(8.0).double() * 2  # ESS / K at T = 1: 0.16
+    fresh = replace(fresh, paths=replace(fresh.paths, log_ratio=torch.zeros(8).double()), fit=steep)
+    assert temperature(replace(fresh, fit=0 * steep), start=20, done=0) == 1
+    assert temperature(replace(fresh, fit=1000 * steep), start=20, done=0) == 20
+    found = temperature(fresh, start=20, done=0)
+
+    def share(t: float) -> float:
+        weights = torch.softmax(fresh.log_weight(t), 0)
+        return float(1 / weights.square().sum()) / 8
+
+    assert share(found) >= 0.3 > share(1 / (1 / found + 0.05))
+    assert temperature(replace(fresh, fit=1000 * steep), start=20, done=0.25) < 2
+    assert temperature(replace(fresh, fit=1000 * steep), start=20, done=0.5) == 1
 
 
 @pytest.mark.parametrize(
