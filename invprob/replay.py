@@ -30,6 +30,7 @@ from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.trajectory import (
     Guidance,
+    Hold,
     Trajectory,
     noise_back,
     path_guidance,
@@ -82,7 +83,7 @@ class Explorer:
                 f"local_search needs the prior's density, {type(prior).__name__} has none: "
                 "set local_search=0"
             )
-        self.rows: dict[str, Tensor] = {}  # of stored paths, by observation, then by log w
+        self.rows: dict[str, Tensor] = {}  # stored paths, by observation and then by log w
         # running mean of the squared gap of paths by their depth; unmet ones count as worst
         self.depths = torch.full((len(times) + 1,), config.loss_scale**2, dtype=torch.float64)
 
@@ -94,7 +95,7 @@ class Explorer:
         replayed = min(len(stored), round(config.replay * config.paths))
         tracked = round(config.backtrack * config.paths) if len(stored) else 0
         chains = round(config.prior_paths * config.paths)
-        fresh = config.paths - replayed - tracked - chains
+        fresh = config.paths - replayed - tracked - chains  # more, while little is stored
         done = (step - config.warm_steps) / config.rtb_steps
         widen = 1 + (config.exploration - 1) * (1 - done)
         sources = [self._rollout(policy, likelihood.repeat(fresh), seeds[0], widen=widen)]
@@ -117,18 +118,18 @@ class Explorer:
             return
         for source, weights in zip(sources, log_w, strict=True):
             if source.rows is not None:
-                self.rows["log_w"][source.rows] = weights
+                self.rows["log_w"][source.rows] = weights.nan_to_num(nan=-math.inf)
                 continue
-            finite = weights.isfinite()
+            error = (weights - log_z).square()
+            finite = error.isfinite()
             new = {key: value[finite] for key, value in _columns(source, weights).items()}
             old = self.rows or {key: value[:0] for key, value in new.items()}
             self.rows = {key: torch.cat([old[key], new[key]]) for key in new}
             if source.held is not None:
-                error = (weights - log_z).square()
                 for depth, one in zip(source.held[finite].tolist(), error[finite], strict=True):
                     self.depths[depth].lerp_(one, 1 - DEPTH_FORGET)
         numbers = sum(math.prod(value.shape[1:]) for value in self.rows.values())
-        room = max(self.config.paths, min(CAPACITY, STORED // (numbers * self.observations)))
+        room = max(1, min(CAPACITY, STORED // numbers // self.observations))
         order = self.rows["log_w"].argsort(descending=True, stable=True)
         owner = self.rows["owner"][order]
         kept = torch.cat([order[owner == m][:room] for m in range(self.observations)])
@@ -148,27 +149,15 @@ class Explorer:
         policy: Policy,
         likelihood: Likelihood,
         seed: int,
-        known: tuple[Tensor, Tensor] | None = None,
+        hold: Hold | None = None,
         widen: float = 1.0,
     ) -> Source:
-        """Return rollouts for data (B, *y_shape); `known` states (N, B, *z_shape) come first.
-
-        The second of `known` (B,) says of every path how many of its states are so.
-        """
-        size, hold = len(likelihood.y), None
-        held = known[1] if known else torch.zeros(size, dtype=torch.long)
-        if known:
-            column = held.view(-1, *[1] * len(self.prior.z_shape))
-
-            def hold(z: Tensor, i: int) -> Tensor:
-                return torch.where(i < column, known[0][i], z)
-
-        paths = rollout(
-            self.prior, policy.propose(self.prior, likelihood), generators(seed, range(size)),
-            self.times, hold=hold, widen=widen,
-        )  # fmt: skip
-        own = torch.arange(1, len(self.times))[:, None] >= held
-        return Source(paths, self._fit(likelihood, paths.final), own, held=held if known else None)
+        """Return rollouts of the policy for data (B, *y_shape)."""
+        sources = generators(seed, range(len(likelihood.y)))
+        propose = policy.propose(self.prior, likelihood)
+        paths = rollout(self.prior, propose, sources, self.times, hold=hold, widen=widen)
+        own = torch.ones(len(self.times) - 1, len(sources), dtype=torch.bool)
+        return Source(paths, self._fit(likelihood, paths.final), own)
 
     def _replay(self, policy: Policy, rows: Tensor) -> Source:
         """Return stored paths scored under the policy as it is now: no network evaluation."""
@@ -191,7 +180,13 @@ class Explorer:
         chance = errors / errors.sum() if self.config.depth == "adaptive" else None
         held = torch.from_numpy(1 + rng.choice(len(errors), len(z0), p=chance))
         back = noise_back(self.prior, z0, generators(seed, range(len(z0))), self.times)
-        return self._rollout(policy, likelihood, int(rng.integers(2**32)), (back, held))
+        column = held.view(-1, *[1] * len(self.prior.z_shape))
+
+        def hold(z: Tensor, i: int) -> Tensor:
+            return torch.where(i < column, back[i], z)
+
+        source = self._rollout(policy, likelihood, int(rng.integers(2**32)), hold)
+        return replace(source, own=torch.arange(1, len(self.times))[:, None] >= held, held=held)
 
     def _prior_chains(self, policy: Policy, likelihood: Likelihood, seed: int) -> Source:
         """Return chains of the prior for data (B, *y_shape), scored under the policy."""

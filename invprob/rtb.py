@@ -103,21 +103,16 @@ class TrainConfig:
             least = at_least.get(name, 0)
             if isinstance(value, int | float) and value < least:
                 raise ObservationError(f"{name} must be at least {least}, found {value}")
-        for name, value, known in (
-            ("objective", self.objective, OBJECTIVES),
-            ("depth", self.depth, DEPTHS),
-        ):
-            if value not in known:
-                raise UnknownName(f"no {name} {value!r}: choose {', '.join(known)}")
-        shares = {
-            "replay": self.replay,
-            "backtrack": self.backtrack,
-            "prior_paths": self.prior_paths,
-        }
-        fresh = self.paths - sum(round(share * self.paths) for share in shares.values())
+        for name, known in (("objective", OBJECTIVES), ("depth", DEPTHS)):
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise UnknownName(f"no {name} {found!r}: choose {', '.join(known)}")
+        shares = (self.replay, self.backtrack, self.prior_paths)
+        fresh = self.paths - sum(round(share * self.paths) for share in shares)
         if fresh < 2:
             raise ObservationError(
-                f"{shares} leave {fresh} of {self.paths} paths to the policy: it needs at least 2"
+                f"replay, backtrack and prior_paths leave {fresh} of {self.paths} paths to the "
+                "policy: it needs at least 2"
             )
         if self.local_search and not self.backtrack:
             raise ObservationError("local_search moves what goes back: set backtrack > 0 with it")
