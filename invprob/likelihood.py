@@ -65,6 +65,11 @@ class Likelihood:
         squares = self.whitened(x).flatten(1).double().square().sum(1)
         return squares / self.noise.count(self.operator.y_shape)
 
+    def score(self, x: Tensor) -> Tensor:
+        """Return the gradient of log p(y | x) in x, (B, *x_shape)."""
+        mean, jacobian = self.operator.linearise(x)
+        return jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
+
     def guidance(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor, Tensor]:
         """Return the proximal shift of x, given the covariance R of its error, score and potential.
 

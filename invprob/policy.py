@@ -11,6 +11,7 @@ Sendera et al. 2024, arXiv 2402.05098).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Policy(nn.Module):
     def __init__(self, prior: Prior, steps: int, width: int = 64, blocks: int = 3) -> None:
         """Set up a guided start; the network is convolutional on images, dense on vectors."""
         super().__init__()
-        self.settings = {"steps": steps, "width": width, "blocks": blocks}
+        self.settings: dict[str, Any] = {"steps": steps, "width": width, "blocks": blocks}
         times = prior.schedule.grid(steps)[:-1]
         self.scales = [prior.residual_variance(t) ** 0.5 for t in times]
         self.gain = nn.Parameter(torch.zeros(len(times)))

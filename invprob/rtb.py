@@ -2,12 +2,18 @@
 
     warm start   min E c(t) |zhat_0 + u - z_0|^2 / r^2(t)  z_0 from the prior, y from z_0
                  c(t) proportional to pull^2 r^2 / v: the forward KL of the step, over a floor
-    VarGrad RTB  min E (log w - log Z)^2,  log Z = mean of log w over K paths of the same y
-                 dL = -2 (log w - log Z) sum_t d log q(z_s | z_t)       with the paths held fixed
+    RTB          min E c^2 log cosh((log w - log Z) / c), a square up to c = loss_scale, over paths
+                 of any source (`invprob.replay`); its gradient: `invprob.balance`
 
-(Venkatraman et al. 2024, arXiv 2405.20971; log-variance loss: Richter et al. 2020, 2010.10436.)
-The gradient takes two passes: one without autograd for log w, one that adds step after step, so
-memory does not grow with the length of the chain.
+    objective    vargrad: log Z = mean of log w over the K paths of the same y
+                 rtb: log Z is learned, one of each y
+                 trust_pcl: the same. Its balance of value, reward and KL penalty T,
+                 V - [log p(y | x_0) - T sum_t (log q - log p)], is T (log Z - log w) with
+                 V = T log Z and the likelihood raised to 1/T: `anneal` is that T, and it ends at 1
+
+(Venkatraman et al. 2024, arXiv 2405.20971; VarGrad: Richter et al. 2020, 2010.10436; Trust-PCL:
+Deleu et al. 2025, 2509.01632.) The gradient takes two passes: one without autograd for log w, one
+that adds step after step, so memory does not grow with the length of the chain.
 """
 
 from __future__ import annotations
@@ -24,11 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob.balance import add_gradient, advantage, foresight, temperature
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
-from invprob.trajectory import Trajectory, batches, guide, prior_paths, rollout
-from operators.errors import NumericalError, ObservationError
+from invprob.replay import Explorer
+from invprob.trajectory import Trajectory, batches, guide, prior_paths
+from operators.errors import NumericalError, ObservationError, UnknownName
 from priors.base import Prior
 from priors.process import generators
 
@@ -37,6 +45,8 @@ log = logging.getLogger("invprob")
 FORGET = 0.9  # weight of the earlier steps' paths in the fit of the foresight
 RIDGE = 10.0  # nats^2: keeps the fitted slope at 0 where potentials hardly differ
 MAX_SLOPE = 1.2
+OBJECTIVES = ("vargrad", "rtb", "trust_pcl")
+DEPTHS = ("uniform", "adaptive")
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
@@ -57,6 +67,15 @@ class TrainConfig:
     paths: int = 16  # K: rollouts per RTB step
     rtb_rate: float = 2e-4
     loss_scale: float = 10.0  # log w - log Z is squashed by c tanh(./c): caps a path's pull
+    objective: str = "vargrad"  # of OBJECTIVES: where log Z is from
+    log_z_rate: float = 0.1  # of a learned log Z: its step, as a share of the mean gap
+    replay: float = 0.0  # share of the paths that are stored ones, drawn by rank
+    backtrack: float = 0.0  # share that goes back from a stored z_0 and down again
+    depth: str = "uniform"  # of DEPTHS: how far back; adaptive: where the loss was large
+    local_search: int = 0  # MALA steps on z_0 before it goes back
+    prior_paths: float = 0.0  # share that are chains of the prior
+    exploration: float = 1.0  # noise of the fresh paths at first, in standard deviations; ends at 1
+    anneal: float = 1.0  # temperature T of the likelihood at first; it falls to 1 as ESS allows
     ema: float = 0.99  # of the policy's weights
     bank: int = 2048  # prior draws met in the warm start
     seed: int = 0
@@ -77,11 +96,27 @@ class TrainConfig:
             "certified": 2,
             "twins": 2,
             "twin_paths": 1,
+            "loss_scale": 1e-3,
+            "exploration": 1,
+            "anneal": 1,
         }
         for name, value in asdict(self).items():
             least = at_least.get(name, 0)
-            if value is not None and value < least:
+            if isinstance(value, int | float) and value < least:
                 raise ObservationError(f"{name} must be at least {least}, found {value}")
+        for name, known in (("objective", OBJECTIVES), ("depth", DEPTHS)):
+            if getattr(self, name) not in known:
+                found = getattr(self, name)
+                raise UnknownName(f"no {name} {found!r}: choose {', '.join(known)}")
+        shares = (self.replay, self.backtrack, self.prior_paths)
+        fresh = self.paths - sum(round(share * self.paths) for share in shares)
+        if fresh < 2:
+            raise ObservationError(
+                f"replay, backtrack and prior_paths leave {fresh} of {self.paths} paths to the "
+                "policy: it needs at least 2"
+            )
+        if self.local_search and not self.backtrack:
+            raise ObservationError("local_search moves what goes back: set backtrack > 0 with it")
         if self.width % 8:
             raise ObservationError(f"width must be a multiple of 8, found {self.width}")
 
@@ -101,6 +136,12 @@ class Trainer:
         The likelihood is of one observation, or of several that RTB takes in turn. With
         `instruments` every batch is simulated for another one, in RTB too: the policy is amortised.
         """
+        if instruments and (config.objective != "vargrad" or config.replay + config.backtrack):
+            raise ObservationError(
+                "an amortised training meets every observation once: objective must be vargrad, "
+                f"and replay and backtrack 0; found {config.objective}, {config.replay:g} and "
+                f"{config.backtrack:g}"
+            )
         self.prior, self.likelihood, self.config = prior, likelihood, config
         self.instruments = instruments
         self.steps = config.steps or prior.steps
@@ -116,6 +157,9 @@ class Trainer:
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
         self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
+        self.explorer = Explorer(prior, self.times, len(likelihood.y), config)
+        # learned log Z of every observation, until it is first met unknown
+        self.log_z = torch.full((len(likelihood.y),), torch.nan, dtype=torch.float64)
 
     def start_from(self, policy: Policy) -> None:
         """Begin with the weights of another policy; raises ObservationError where none fit."""
@@ -205,53 +249,58 @@ class Trainer:
             y = noise.sample(operator(self.prior.decode(z0)), generator)
         return z0, Likelihood(operator, noise, y)
 
-    def _target(self) -> Likelihood:
-        """Return the likelihood of the one observation that this step's RTB paths share."""
+    def _target(self) -> tuple[int, Likelihood]:
+        """Return number and likelihood of the one observation that this step's paths share."""
         rng = np.random.default_rng([self.config.seed, 3, self.step])
         if self.instruments:
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            return self.simulate(1, rng, generator)[1]
-        i = int(rng.integers(len(self.likelihood.y)))
-        return replace(self.likelihood, y=self.likelihood.y[i : i + 1])
+            return 0, self.simulate(1, rng, generator)[1]
+        which = int(rng.integers(len(self.likelihood.y)))
+        return which, replace(self.likelihood, y=self.likelihood.y[which : which + 1])
 
     def _balance(self) -> dict[str, float]:
-        """Accumulate the gradient of one RTB step: VarGrad over K paths of one observation."""
-        config = self.config
-        seed = int(np.random.SeedSequence([config.seed, 2, self.step]).generate_state(1)[0])
-        likelihood = self._target().repeat(config.paths)
-        sources = generators(seed, range(config.paths))
-        paths = rollout(
-            self.prior, self.policy.propose(self.prior, likelihood), sources, self.times
-        )
-        log_w = paths.log_weight(self.prior, likelihood)
-        gap = log_w - log_w.mean()
-        advantage = self._advantage(paths, log_w)
-        add_gradient(
-            self.prior,
-            self.policy,
-            paths,
-            config.loss_scale * torch.tanh(advantage / config.loss_scale),
-        )
-        return {
-            "loss": float(gap.square().mean()),
-            "elbo": float(log_w.mean()),
-            "std_log_w": float(log_w.std()),
+        """Accumulate the gradient of one RTB step over K paths of one observation."""
+        config, done = self.config, self.step - self.config.warm_steps
+        which, likelihood = self._target()
+        sources = self.explorer.draw(self.policy, likelihood, which, self.step)
+        heat = temperature(sources[0], config.anneal, done / config.rtb_steps)
+        parts = [source.log_weight(heat) for source in sources]
+        log_w = torch.cat(parts)
+        log_z = log_w.mean()
+        if config.objective != "vargrad" and self.log_z[which].isfinite():
+            log_z = self.log_z[which]
+        self._foresee(sources[0].paths, parts[0])
+        for source, part in zip(sources, parts, strict=True):
+            pull = advantage(source, part, part - log_z, self.policy.foresight)
+            share = len(part) / len(log_w)
+            add_gradient(self.prior, self.policy, source.paths, share * self._squash(pull))
+        self.explorer.keep(sources, parts, log_z)
+        figures = {
+            "loss": float((log_w - log_z).square().mean()),
+            "elbo": float(parts[0].mean()),
+            "std_log_w": float(parts[0].std()),
         }
+        if config.objective != "vargrad":
+            # a quadratic in one number: plain descent, where Adam's momentum would overshoot
+            self.log_z = self.log_z.clone()
+            self.log_z[which] = log_z + config.log_z_rate * self._squash(log_w - log_z).mean()
+            figures["log_z"] = float(self.log_z[which])
+        return figures | ({"temperature": heat} if config.anneal > 1 else {})
 
-    def _advantage(self, paths: Trajectory, log_w: Tensor) -> Tensor:
-        """Return what every transition earned, (N - 1, B): log w less what it could not change.
+    def _squash(self, gap: Tensor) -> Tensor:
+        """Return the gap with its pull capped."""
+        return self.config.loss_scale * torch.tanh(gap / self.config.loss_scale)
 
-        Taken off are the path's past and the future that its potential foresees: they do not
-        depend on the transition's noise, so they change the gradient's variance alone. The slopes
-        are those of the least squares over the paths of this and the earlier steps.
+    def _foresee(self, fresh: Trajectory, log_w: Tensor) -> None:
+        """Renew the slope of a path's future on its guidance's potential.
+
+        It is that of the least squares over the fresh paths of this and the earlier steps.
         """
-        potential = torch.stack([met.potential for met in paths.guidance if met is not None])
-        x, y = (a - a.mean(1, keepdim=True) for a in (potential, log_w - paths.past))
+        x, y = (a - a.mean(1, keepdim=True) for a in foresight(fresh, log_w))
         self.moments = FORGET * self.moments + torch.stack([(x * y).sum(1), (x * x).sum(1)])
         slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
         for policy in (self.policy, self.average):
             policy.foresight.copy_(slope)
-        return y - slope[:, None] * x
 
     def state(self) -> dict[str, Any]:
         """Return everything that a resumed training needs."""
@@ -261,6 +310,8 @@ class Trainer:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "moments": self.moments,
+            "log_z": self.log_z,
+            "explorer": self.explorer.state(),
             "bad": self.bad,
             "slow": self.slow,
         }
@@ -271,23 +322,9 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.moments = state["moments"]
+        self.log_z = state["log_z"]
+        self.explorer.load(state["explorer"])
         self.step, self.bad, self.slow = state["step"], state["bad"], state["slow"]
-
-
-def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -> None:
-    """Add to the policy the gradient of mean (log w - log Z)^2 with the paths held fixed.
-
-    `gap` is log w - log Z of every path (B,), or the share of it that each transition can change
-    (N - 1, B). The second pass: one step at a time, no prior network.
-    """
-    count, extra = len(paths.final), [1] * (paths.final.ndim - 1)
-    weights = (2 * gap.expand(len(paths.guidance), count) / count).view(-1, count, *extra)
-    for i, (t, s) in enumerate(pairwise(paths.times)):
-        kernel, met = prior.schedule.kernel(t, s), paths.guidance[i]
-        assert met is not None  # a policy's rollout keeps what it met
-        # d(-log q) = -(e / v) . d(mean), and the mean moves by pull du
-        force = -kernel.pull / kernel.variance * paths.noise[i]
-        (weights[i] * force * policy(paths.states[i], met, i)).sum().backward()
 
 
 def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Tensor:

@@ -67,6 +67,7 @@ class Move:
 
 
 Propose = Callable[[Tensor, float, int], Move]
+Hold = Callable[[Tensor, int], Tensor]  # states z (B, *z_shape) drawn at a place of the grid -> z
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,12 +121,16 @@ def rollout(
     eta: float = 1.0,
     keep: bool = True,
     islands: Islands | None = None,
+    hold: Hold | None = None,
+    widen: float = 1.0,
 ) -> Trajectory:
     """Return trajectories of a sampler, one per source of randomness.
 
     Without `keep` they hold their first state and their end only, and memory does not grow with
     the number of steps. With `islands` (and without `keep`) particles are resampled on the way,
     which needs a sampler that gives guidance: log_ratio then makes the log weights of SMC.
+    `hold` puts states of known paths in place of those drawn, `widen` scales the standard
+    deviation of the noise; either way log_ratio is that of the path under the sampler's own q.
 
     `times` may climb: from a lower to a higher time the state is noised by the Markov kernel.
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
@@ -133,8 +138,9 @@ def rollout(
     """
     like = torch.empty(0)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
-    if islands:
-        z = islands.hold(z, 0)
+    hold = islands.hold if islands else hold
+    if hold:
+        z = hold(z, 0)
     states, noises, past = [z], [], []
     met: list[Guidance | None] = []
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
@@ -155,13 +161,13 @@ def rollout(
                     index, weight = islands.select(total + move.foreseen)
                     total = weight - move.foreseen[index]
                     z, move, last = z[index], move[index], last and (last[0], last[1][index])
-                noise = kernel.variance**0.5 * eps
+                noise = widen * kernel.variance**0.5 * eps
                 shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift
                 start = z if move.state is None else move.state
                 mean = kernel.mean(start, prior.schedule.led(move.clean, last, t, s)) + shift
                 z, last = mean + noise, (t, move.clean)
-                if islands:
-                    z = islands.hold(z, i + 1)
+                if hold:
+                    z = hold(z, i + 1)
                     noise = z - mean
                 if move.state is None and eta == 1.0:
                     total = total + step_log_ratio(noise, shift, kernel.variance)
@@ -195,18 +201,15 @@ def prior_paths(
 
 def noise_back(
     prior: Prior, z0: Tensor, sources: list[torch.Generator], times: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
-    """Return states and clean estimates of paths noised back from z0 by the Markov kernel."""
-    with torch.no_grad():
-        z = prior.schedule.noise(z0, 0.0, randn(prior.z_shape, sources, z0))
-        states = [z]
-        for s, t in zip(times[:0:-1], times[-2::-1], strict=True):
-            carry, spread = prior.schedule.forward(s, t)
-            z = carry * z + spread * randn(prior.z_shape, sources, z0)
-            states.append(z)
-        states.reverse()
-        cleans = [prior.denoise(z, t) for z, t in zip(states, times, strict=True)]
-    return torch.stack(states), torch.stack(cleans)
+) -> Tensor:
+    """Return the states (N, B, *z_shape) of paths noised back from z0 by the Markov kernel."""
+    z = prior.schedule.noise(z0, 0.0, randn(prior.z_shape, sources, z0))
+    states = [z]
+    for s, t in zip(times[:0:-1], times[-2::-1], strict=True):
+        carry, spread = prior.schedule.forward(s, t)
+        z = carry * z + spread * randn(prior.z_shape, sources, z0)
+        states.append(z)
+    return torch.stack(states[::-1])
 
 
 def path_guidance(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ from invprob_cli import console, options
 from invprob_cli.certificate import certificate_table
 
 OPERATOR, PRIOR = "lensing", "galaxies-64"
-TRAINING = {
+TRAINING: dict[str, Any] = {
     "steps": 40,
     "warm_steps": 60,
     "rtb_steps": 2,

@@ -126,8 +126,9 @@ def configured(
         accepts: Callable[[Any], bool] = {
             int: lambda v: type(v) is int,
             float: lambda v: type(v) in (int, float) and math.isfinite(v),
+            str: lambda v: isinstance(v, str),
         }.get(hints[key], lambda v: v is None or type(v) is int)
-        if not accepts(value) or (value is not None and value < 0):
+        if not accepts(value) or (isinstance(value, int | float) and value < 0):
             kind = getattr(hints[key], "__name__", str(hints[key]))
             raise UnknownName(f"{option} {key}={value}: needed {key}=<{kind}>, not negative")
         changes[key] = float(value) if hints[key] is float else value

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from invprob.rtb import TrainConfig
     from invprob.run import Run
 
-QUICK = {"warm_steps": 100, "rtb_steps": 3}  # --quick: a first look
+QUICK: dict[str, Any] = {"warm_steps": 100, "rtb_steps": 3}  # --quick: a first look
 
 
 def train(

@@ -109,7 +109,7 @@ def test_every_batch_is_simulated_with_the_instrument_that_explains_it() -> None
     assert len({float(many.operator(torch.ones(1, 2))) for _, many in batches}) == 2
     targets = set()
     for trainer.step in range(8):
-        targets.add(float(trainer._target().noise.precision))
+        targets.add(float(trainer._target()[1].noise.precision))
     assert len(targets) == 8
 
 
@@ -139,7 +139,7 @@ def test_rtb_takes_every_observation_of_a_file_in_turn() -> None:
     trainer = Trainer(prior, bind(many), TrainConfig(width=8, blocks=1))
     met = set()
     for trainer.step in range(30):
-        met.add(float(trainer._target().y))
+        met.add(float(trainer._target()[1].y))
     assert met == {3.0, 1.0, -2.0}
     assert many.one(2).data == -2.0
     with pytest.raises(ObservationError, match="there are 3"):

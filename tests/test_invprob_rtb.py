@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
+from invprob.balance import add_gradient
 from invprob.certificate import Twins, certify
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
 from invprob.policy import Policy
-from invprob.rtb import TrainConfig, Trainer, add_gradient
+from invprob.rtb import TrainConfig, Trainer
 from invprob.suites.base import Problem, linear_problem
 from invprob.suites.gaussian import chain_covariance
 from invprob.suites.gmm import read_instance

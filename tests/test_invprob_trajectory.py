@@ -146,12 +146,11 @@ def test_noised_back_paths_have_the_marginals_of_the_process() -> None:
     prior = GaussianPrior.default((3,))
     times = prior.schedule.grid(12)
     z0 = prior.draw(4000, seed=0)
-    states, cleans = noise_back(prior, z0, generators(1, range(4000)), times)
+    states = noise_back(prior, z0, generators(1, range(4000)), times)
     for i in (0, 5, 11):
         alpha, sigma = prior.schedule.alpha(times[i]), prior.schedule.sigma(times[i])
         residual = states[i] - alpha * z0
         assert float(residual.std()) == pytest.approx(sigma, rel=0.03)
-    torch.testing.assert_close(cleans[3], prior.denoise(states[3], times[3]))
     one = (states[5] - prior.schedule.alpha(times[5]) * z0).flatten()
     two = (states[6] - prior.schedule.alpha(times[6]) * z0).flatten()
     correlation = float(torch.corrcoef(torch.stack([one, two]))[0, 1])
