@@ -146,7 +146,7 @@ def test_the_shift_reaches_the_minimum_under_any_noise(
     y[0, 0] += 5  # an outlier
     monkeypatch.setattr(module, "GN_GAIN", 1e-9)
     monkeypatch.setattr(module, "GN_STEPS", 25)
-    delta, potential = Likelihood(operator, noise, y).shift(x, covariance)
+    delta, _, potential = Likelihood(operator, noise, y).guidance(x, covariance)
     for i in range(3):
 
         def objective(u: Array, i: int = i) -> tuple[float, Array]:
@@ -165,8 +165,8 @@ def test_the_shift_reaches_the_minimum_under_any_noise(
 def test_noise_that_is_nearly_gaussian_has_the_closed_form() -> None:
     matrix = np.random.default_rng(0).normal(size=(4, 6))
     mask, y, x = torch.tensor([False, True, False, False]), normal(3, 4), normal(3, 6, seed=1)
-    exact, _ = Likelihood(Linear(matrix), Gaussian(0.3, mask), y).shift(x, 0.7)
-    found, _ = Likelihood(Linear(matrix), StudentT(1e7, 0.3, mask), y).shift(x, 0.7)
+    exact, _, _ = Likelihood(Linear(matrix), Gaussian(0.3, mask), y).guidance(x, 0.7)
+    found, _, _ = Likelihood(Linear(matrix), StudentT(1e7, 0.3, mask), y).guidance(x, 0.7)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
 
 
@@ -174,9 +174,10 @@ def test_shift_under_counts_does_not_depend_on_batch_mates() -> None:
     operator, noise = Pointwise(np.eye(4), torch.exp), Poisson(10.0)
     x = normal(3, 4)
     y = noise.sample(operator(normal(3, 4, seed=1)), torch.Generator().manual_seed(0))
-    together, potential = Likelihood(operator, noise, y).shift(x, 0.5)
+    together, _, potential = Likelihood(operator, noise, y).guidance(x, 0.5)
     for i in range(3):
-        alone, value = Likelihood(operator, noise, y[i : i + 1]).shift(x[i : i + 1], 0.5)
+        one = Likelihood(operator, noise, y[i : i + 1])
+        alone, _, value = one.guidance(x[i : i + 1], 0.5)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(potential[i], value[0])
 
