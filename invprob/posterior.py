@@ -12,26 +12,31 @@ import dataclasses
 import json
 import threading
 import time
+from collections.abc import Container, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invprob import registry
+from invprob import distributed, registry
 from invprob.certificate import Certificate, Twins, certify, misfit, reliable
-from invprob.draws import Draws, draw
+from invprob.correction import resample
+from invprob.draws import Draws, Scores, draw, drawn
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.run import Run
+from invprob.trajectory import Propose
 from operators.errors import NumericalError, ObservationError, RunError, UnknownName
 from priors.base import Prior
 
 CORRECTIONS = ("auto", "none", "psis", "smc")
+
+Drawn = TypeVar("Drawn", bound=Scores)
 
 
 class Interrupted(Exception):
@@ -52,12 +57,18 @@ class Posterior:
     @property
     def likelihood(self) -> Likelihood:
         """The likelihood of the observation."""
-        return bind(self.observation)
+        return bind(self.observation, self.prior.device)
 
     @property
     def times(self) -> tuple[float, ...]:
         """The chain's grid of times."""
         return self.prior.schedule.grid(self.policy.settings["steps"])
+
+    def to(self, device: str, precision: str = "float32") -> Self:
+        """Move prior and policy, in place, and return this posterior; see `Prior.to`."""
+        self.prior.to(device, precision)
+        self.policy.to(device)
+        return self
 
     def sample(self, n: int, seed: int = 0, correct: str = "auto") -> NDArray[np.float32]:
         """Return n posterior samples (n, *x_shape) in physical units, see `sample_corrected`."""
@@ -68,17 +79,25 @@ class Posterior:
     ) -> Draws:
         """Return n posterior samples with their path weights, or as weighted particles of SMC."""
         return draw(
-            self.prior,
-            self.likelihood,
-            lambda likelihood: self.policy.propose(self.prior, likelihood),
-            self.times,
-            n,
-            seed,
-            progress=progress,
-            smc=smc,
+            self.prior, self.likelihood, self._propose, self.times, n, seed, 1.0, progress, smc
         )
 
-    def certify(self, draws: Draws) -> Certificate:
+    def drawn(
+        self,
+        n: int,
+        seed: int,
+        progress: Progress | None = None,
+        smc: bool = False,
+        done: Container[range] = (),
+    ) -> Iterator[tuple[range, Draws]]:
+        """Yield rows and samples of each batch of `draw` that is this rank's and not `done`."""
+        prior, likelihood, times = self.prior, self.likelihood, self.times
+        return drawn(prior, likelihood, self._propose, times, n, seed, 1.0, progress, smc, done)
+
+    def _propose(self, likelihood: Likelihood) -> Propose:
+        return self.policy.propose(self.prior, likelihood)
+
+    def certify(self, draws: Scores) -> Certificate:
         """Return the certificate of these draws, with the gap measured after training."""
         pixels = self.observation.noise.count(self.observation.operator.y_shape)
         fresh = certify(draws.log_weight, draws.chi2, pixels, island=draws.island)
@@ -99,25 +118,31 @@ class Posterior:
         "psis" draws the samples again by importance, "smc" resamples on the way as well, "auto"
         is "psis" where the weights are reliable and "none" otherwise.
         """
-        if correct not in CORRECTIONS:
-            raise UnknownName(f"no correction {correct!r}: choose {', '.join(CORRECTIONS)}")
-        draws = self.draw(n, seed, progress, smc=correct == "smc")
-        known = self.certify(draws)
+        draws = self.draw(n, seed, progress, smc=known_correction(correct) == "smc")
+        _, kept, certificate = self.corrected(draws, seed, correct)
+        return kept, certificate
+
+    def corrected(
+        self, draws: Drawn, seed: int, correct: str
+    ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
+        """Return which samples to take, in ascending order, these samples and their certificate."""
+        known, n = self.certify(draws), len(draws.chi2)
         trusted = reliable(known.ess, known.pareto_k)
         if correct == "auto":
             correct = "psis" if trusted else "none"
         if correct == "none":
-            return draws, known
+            return np.arange(n), draws, known
         if known.ess is None:
             raise NumericalError("path weights are not finite: nothing to correct by; train again")
-        draws = draws.resampled(seed)
+        index, level = resample(draws.log_weight, seed)
+        draws = draws.taken(index, level)
         fit, verdict = float(draws.chi2.mean()), known.verdict
         if trusted and draws.island == 1:
             evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {n}"
             good = f"trust the corrected samples ({correct}: {evenness})"
             pixels = self.observation.noise.count(self.observation.operator.y_shape)
             verdict = misfit(fit, pixels) or good
-        return draws, replace(known, chi2_per_pixel=fit, corrected=correct, verdict=verdict)
+        return index, draws, replace(known, chi2_per_pixel=fit, corrected=correct, verdict=verdict)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""
@@ -167,9 +192,16 @@ class Posterior:
         return cls(observation, loaded, name, policy, certificate, card["seconds"])
 
 
-def bind(observation: Observation) -> Likelihood:
-    """Return the likelihood of an observation."""
-    return Likelihood(observation.operator, observation.noise, observation.y)
+def known_correction(name: str) -> str:
+    """Return the name of a correction; raises UnknownName."""
+    if name not in CORRECTIONS:
+        raise UnknownName(f"no correction {name!r}: choose {', '.join(CORRECTIONS)}")
+    return name
+
+
+def bind(observation: Observation, device: torch.device | str = "cpu") -> Likelihood:
+    """Return the likelihood of an observation, its data on a device."""
+    return Likelihood(observation.operator, observation.noise, observation.y.to(device))
 
 
 def resolve_prior(observation: Observation, prior: str | None) -> tuple[str, Prior]:
@@ -191,25 +223,31 @@ def train(
     run: Run | None = None,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> Posterior:
     """Return the RTB posterior of one observation, with its certificate.
 
     With a `run`, checkpoints go there and an interrupted training continues from the last one.
     Setting `stop` ends it after the current step by `Interrupted`, with everything saved.
+    device, precision: see `Prior.to`. Ranks that have joined (`invprob.distributed`) share the
+    batches; a checkpoint may go on with another number of them.
     """
     config = config or TrainConfig()
-    likelihood = bind(observation)
+    likelihood = bind(observation, device)
     if len(likelihood.y) > 1:
         raise ObservationError(
             f"{len(likelihood.y)} observations in one file: train on one at a time"
         )
     name, loaded = resolve_prior(observation, prior)
+    loaded.to(device, precision)
     trainer = Trainer(loaded, likelihood, config)
     noise = observation.noise
     twins = Twins.simulate(
         loaded, observation.operator, noise, trainer.times, config.twins, seed=config.seed + 1
     )
-    state = run.load_checkpoint() if run else None
+    state = distributed.from_first(lambda: run.load_checkpoint() if run else None)
+    kept = run if distributed.rank() == 0 else None  # one rank writes
     if state is None:
         gap_start = float(
             twins.gaps(loaded, trainer.average, config.twin_paths, config.seed).mean()
@@ -221,18 +259,18 @@ def train(
     begun = time.monotonic() - seconds
 
     def save() -> None:
-        if run:
+        if kept:
             facts: dict[str, Any] = {"trainer": trainer.state(), "gap_start": gap_start}
-            run.save_checkpoint(facts | {"seconds": time.monotonic() - begun})
+            kept.save_checkpoint(facts | {"seconds": time.monotonic() - begun})
 
     while trainer.step < trainer.total:
-        if stop is not None and stop.is_set():
+        if distributed.total(stop is not None and stop.is_set()):
             save()
             raise Interrupted(f"stopped after step {trainer.step} of {trainer.total}")
         figures = trainer.advance()
         stage = "warm start" if trainer.step <= config.warm_steps else "RTB"
-        if run:
-            run.append_metrics({"step": trainer.step, "stage": stage, **figures})
+        if kept:
+            kept.append_metrics({"step": trainer.step, "stage": stage, **figures})
         if progress:
             progress(stage, trainer.step, trainer.total, figures)
         if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
@@ -244,8 +282,8 @@ def train(
     pixels = noise.count(observation.operator.y_shape)
     certificate = certify(draws.log_weight, draws.chi2, pixels, gaps, gap_start)
     posterior = dataclasses.replace(posterior, certificate=certificate)
-    if run:
-        posterior.save_pretrained(run.path)
+    if kept:
+        posterior.save_pretrained(kept.path)
     return posterior
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob import distributed
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.trajectory import Trajectory, batches, guide, prior_paths, rollout
@@ -94,7 +95,7 @@ class Trainer:
         self.steps = config.steps or prior.steps
         self.times = prior.schedule.grid(self.steps)
         torch.manual_seed(config.seed)
-        self.policy = Policy(prior, self.steps, config.width, config.blocks)
+        self.policy = Policy(prior, self.steps, config.width, config.blocks).to(prior.device)
         self.average = copy.deepcopy(self.policy).requires_grad_(False)
         pairs = zip(pairwise(self.times), self.policy.scales, strict=True)
         kernels = [(prior.schedule.kernel(t, s), r) for (t, s), r in pairs]
@@ -103,7 +104,15 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.policy.parameters(), betas=(0.9, 0.99))
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
-        self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
+        self.moments = torch.zeros(  # behind the foresight
+            2, self.steps - 1, dtype=torch.float64, device=prior.device
+        )
+        least = min(config.paths, config.warm_batch // config.warm_times)
+        if distributed.size() > least:
+            raise ObservationError(
+                f"{distributed.size()} processes cannot share batches of {least}: start fewer, or "
+                "raise --paths and warm_batch / warm_times (--set)"
+            )
 
     @property
     def total(self) -> int:
@@ -115,6 +124,7 @@ class Trainer:
         config, warm = self.config, self.step < self.config.warm_steps
         self.optimiser.zero_grad(set_to_none=True)
         figures = self._warm_start() if warm else self._balance()
+        distributed.add_up(p.grad for p in self.policy.parameters() if p.grad is not None)
         rate = self._rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.slow
@@ -158,20 +168,21 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         # stratified: every batch meets noise levels from the whole chain
         strata = (np.arange(config.warm_times) + rng.random(config.warm_times)) / config.warm_times
-        total = 0.0
+        size = config.warm_batch // config.warm_times
+        total, mine = 0.0, distributed.share(size)
         for i in (strata * (self.steps - 1)).astype(int).tolist():
-            which = rng.integers(len(self.bank), size=config.warm_batch // config.warm_times)
-            z0 = self.bank[torch.from_numpy(which)]
+            z0 = self.bank[torch.from_numpy(rng.integers(len(self.bank), size=size))]
             y = self.simulate(z0, generator)
-            eps = torch.randn(z0.shape, generator=generator)
+            eps = torch.randn(z0.shape, generator=generator).to(z0.device)
+            z0, y, eps = z0[mine], y[mine], eps[mine]  # drawn whole: the same for any ranks
             z = self.prior.schedule.noise(z0, self.times[i], eps)
             met = guide(self.prior, replace(self.likelihood, y=y), z, self.times[i])
             error = met.clean + self.policy(z, met, i) - z0
             weight = self.weights[i] / self.policy.scales[i] ** 2 / config.warm_times
-            loss = weight * error.square().mean()
+            loss = weight * error.square().mean() * (len(z0) / size)
             loss.backward()
             total += loss.item()
-        return {"loss": total}
+        return {"loss": distributed.total(total)}
 
     def simulate(self, z0: Tensor, generator: torch.Generator) -> Tensor:
         """Return data (B, *y_shape) simulated from z0 with this problem's operator and noise."""
@@ -184,20 +195,21 @@ class Trainer:
         config = self.config
         seed = int(np.random.SeedSequence([config.seed, 2, self.step]).generate_state(1)[0])
         count = len(self.likelihood.y)
+        total = count * config.paths
+        mine = distributed.share(total)
         likelihood = self.likelihood.repeat(config.paths)
-        sources = generators(seed, range(count * config.paths))
+        likelihood = replace(likelihood, y=likelihood.y[mine])
+        sources = generators(seed, range(total)[mine])
         paths = rollout(
             self.prior, self.policy.propose(self.prior, likelihood), sources, self.times
         )
-        log_w = paths.log_weight(self.prior, likelihood).view(count, config.paths)
+        log_w = distributed.gathered(paths.log_weight(self.prior, likelihood), total)
+        log_w = log_w.view(count, config.paths)
         gap = log_w - log_w.mean(1, keepdim=True)
         advantage = self._advantage(paths, log_w)
-        add_gradient(
-            self.prior,
-            self.policy,
-            paths,
-            config.loss_scale * torch.tanh(advantage / config.loss_scale),
-        )
+        squashed = config.loss_scale * torch.tanh(advantage / config.loss_scale)
+        share = len(paths.final) / total
+        add_gradient(self.prior, self.policy, paths, squashed[:, mine] * share)
         return {
             "loss": float(gap.square().mean()),
             "elbo": float(log_w.mean()),
@@ -212,7 +224,8 @@ class Trainer:
         are those of the least squares over the paths of this and the earlier steps.
         """
         potential = torch.stack([met.potential for met in paths.guidance if met is not None])
-        future = log_w.flatten() - paths.past
+        potential, past = (distributed.gathered(a, log_w.numel()) for a in (potential, paths.past))
+        future = log_w.flatten() - past
         grouped = [a.view(len(a), *log_w.shape) for a in (potential, future)]
         x, y = (a - a.mean(2, keepdim=True) for a in grouped)
         sums = torch.stack([(x * y).sum((1, 2)), (x * x).sum((1, 2))])
@@ -239,7 +252,7 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.moments = state["moments"]
+        self.moments = state["moments"].to(self.moments.device)
         self.step, self.bad, self.slow = state["step"], state["bad"], state["slow"]
 
 

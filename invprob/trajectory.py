@@ -132,7 +132,7 @@ def rollout(
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
     variance: eta other than 1, or a state changed outside the kernel.
     """
-    like = torch.empty(0)
+    like = torch.empty(0, device=prior.device)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
     if islands:
         z = islands.hold(z, 0)

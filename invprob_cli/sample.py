@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invprob_cli import console, options
+from invprob_cli import console, launch, options
 from invprob_cli.certificate import certificate_table, posterior_document
 
 if TYPE_CHECKING:
@@ -28,21 +28,28 @@ def sample(
         str, typer.Option(help="auto, none, psis (importance) or smc (resampled on the way).")
     ] = "auto",
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    precision: options.Precision = "float32",
+    nproc: options.Processes = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw posterior samples and certify them."""
+    """Draw posterior samples and certify them; once stopped, the same command goes on."""
+    device = launch.join(nproc, device, precision)
     from invprob.run import Run
 
     opened = Run.open(run, runs)
     console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
     file = options.writable(out or opened.path / "posterior.h5")
+    from invprob import distributed
     from invprob.posterior import Posterior
 
-    posterior = Posterior.from_pretrained(opened.path)
-    options.check_memory(n, posterior.prior.x_shape)
+    posterior = Posterior.from_pretrained(opened.path).to(device, precision)
+    options.check_disk(n, posterior.prior.x_shape, file.parent)
     options.use_threads(threads)
     certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct)
+    if distributed.rank():
+        return
     if as_json:
         console.document(posterior_document(opened.name, file, n, certificate, seconds))
         return
@@ -59,21 +66,22 @@ def draw_and_write(
     posterior: Posterior, run: Run, n: int, seed: int, file: Path, correct: str = "auto"
 ) -> tuple[Certificate, list[Path], float]:
     """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling."""
-    from invprob import __version__, figures
-    from invprob.output import write_posterior
+    from invprob import __version__, distributed, figures
+    from invprob.output import sample_to
 
-    begun = time.monotonic()
-    with console.progress() as progress:
-        draws, certificate = posterior.sample_corrected(n, seed, correct, progress)
-    seconds, observation = time.monotonic() - begun, posterior.observation
+    begun, observation = time.monotonic(), posterior.observation
     provenance = {
         "run": run.name, "operator": observation.name, "prior": posterior.prior_name,
         "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,
     }  # fmt: skip
-    write_posterior(file, observation, draws, certificate, provenance)
-    folder = run.path / "figures"
-    drawn = [
-        figures.save(figures.posterior_figure(observation, draws), folder / "posterior.png"),
-        figures.save(figures.samples_figure(observation, draws), folder / "samples.png"),
+    with console.progress() as progress:
+        certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
+    seconds, folder = time.monotonic() - begun, run.path / "figures"
+    if distributed.rank():
+        return certificate, [], seconds
+    whole = figures.posterior_figure(observation, drawn.x, drawn.mean, drawn.std)
+    saved = [
+        figures.save(whole, folder / "posterior.png"),
+        figures.save(figures.samples_figure(observation, drawn.x), folder / "samples.png"),
     ]
-    return certificate, drawn, seconds
+    return certificate, saved, seconds

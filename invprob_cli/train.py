@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invprob_cli import console, options
+from invprob_cli import console, launch, options
 from invprob_cli.certificate import certificate_table, posterior_document
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; default: 0.")
     ] = None,
+    device: options.Device = "cpu",
+    precision: options.Precision = "float32",
+    nproc: options.Processes = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -67,6 +70,7 @@ def train(
     if quick:
         flags |= {key: value for key, value in QUICK.items() if flags[key] is None}
 
+    device = launch.join(nproc, device, precision)
     from invprob.observation import Observation
     from invprob.run import Run
 
@@ -83,8 +87,13 @@ def train(
     if run:
         run.check_same({"prior": prior, "train": asdict(config)}, observation.sha256())
     options.use_threads(threads)
-    posterior, run = trained(observation, prior, config, out, name, run)
-    finish(posterior, run, as_json)
+    posterior, run = trained(
+        observation, prior, config, out, name, run, device=device, precision=precision
+    )
+    from invprob import distributed
+
+    if distributed.rank() == 0:
+        finish(posterior, run, as_json)
 
 
 def trained(
@@ -95,11 +104,14 @@ def trained(
     name: str | None = None,
     run: Run | None = None,
     again: str = "",
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> tuple[Posterior, Run]:
     """Return the posterior trained in a new run, or in the `run` to resume, and that run.
 
     again: the command that continues after an interruption; default: `train --resume`.
     """
+    from invprob import distributed
     from invprob.posterior import Interrupted, resolve_prior, scale_warning
     from invprob.posterior import train as train_posterior
     from invprob.run import Run
@@ -109,7 +121,14 @@ def trained(
         console.note(f"warning: {warning}")
     if run is None:
         facts = {"prior": name_of_prior, "train": asdict(config)}
-        run = Run.create(observation, facts, out, seed=config.seed, command=sys.argv, name=name)
+
+        def create() -> Run:
+            processes, seed = distributed.size(), config.seed
+            return Run.create(
+                observation, facts, out, seed=seed, command=sys.argv, processes=processes, name=name
+            )
+
+        run = distributed.from_first(create)
     console.note(f"run {run.path}: {observation.name} with the prior {name_of_prior}")
     with _stoppable() as (stop, received), console.progress() as show:
 
@@ -119,7 +138,9 @@ def trained(
                 raise Interrupted("stopped while drawing the samples of the certificate")
 
         try:
-            posterior = train_posterior(observation, name_of_prior, config, run, progress, stop)
+            posterior = train_posterior(
+                observation, name_of_prior, config, run, progress, stop, device, precision
+            )
         except Interrupted as interruption:
             stopped = str(interruption)
         else:

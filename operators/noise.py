@@ -130,8 +130,9 @@ class Gaussian(NoiseModel):
         self._check(tuple(mean.shape[1:]))
         precision = self.precision_as(mean)
         sigma = torch.where(precision > 0, precision, 1.0).rsqrt() * (precision > 0)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return mean + sigma * noise
+        source = mean.device if generator is None else generator.device
+        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=source)
+        return mean + sigma * noise.to(mean.device)
 
     def _residual(self, y: Tensor, mean: Tensor) -> Tensor:
         self._check(tuple(mean.shape[1:]))
