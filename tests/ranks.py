@@ -15,7 +15,9 @@ import torch
 from invprob import distributed
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["invprob.output"])
+CONTEXT.set_forkserver_preload(
+    ["invprob.output", "torch._dynamo", "safetensors.torch"]
+)  # what training loads late too
 
 
 def started(function: Callable[..., None], *arguments: Any) -> BaseProcess:

@@ -23,7 +23,7 @@ CONFIG = TrainConfig(
     steps=4, width=16, blocks=1, warm_steps=12, warm_batch=8, rtb_steps=6, paths=2, bank=16,
     certified=2, twins=2, twin_paths=1, checkpoint_every=1,
 )  # fmt: skip
-SAMPLES = 12000  # twelve batches
+SAMPLES = 6000  # six batches
 
 
 def trained(folder: Path) -> None:

@@ -139,8 +139,10 @@ def test_a_damaged_batch_is_told_and_drawn_again(
 def test_memory_does_not_grow_with_the_number_of_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    side, few, many = 2 * SIDE, 64, 464
     monkeypatch.setattr(output, "SHOWN", 16)
-    ours = posterior(2 * SIDE)
+    monkeypatch.setattr(draws, "IN_FLIGHT", 32 * side**2)
+    ours = posterior(side)
 
     def peak(n: int) -> int:
         tracemalloc.reset_peak()
@@ -149,11 +151,11 @@ def test_memory_does_not_grow_with_the_number_of_samples(
 
     tracemalloc.start()
     try:
-        peak(64)  # imports
-        grown = peak(1064) - peak(64)
+        peak(few)  # imports
+        grown = peak(many) - peak(few)
     finally:
         tracemalloc.stop()
-    assert grown < 0.3 * 1000 * 4 * (2 * SIDE) ** 2
+    assert grown < 0.3 * 4 * (many - few) * side**2
 
 
 def test_a_summary_is_that_of_all_samples() -> None:
