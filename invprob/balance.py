@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob import distributed
 from invprob.policy import Policy
 from invprob.replay import Source
 from invprob.trajectory import Trajectory
@@ -39,8 +40,10 @@ def advantage(source: Source, log_w: Tensor, gap: Tensor, slope: Tensor) -> Tens
     """
     potential, future = foresight(source.paths, log_w)
     earned = torch.where(source.own, future - slope[:, None] * potential, 0.0)
-    count = source.own.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(source.own, earned - earned.sum(1, keepdim=True) / count, gap)
+    sums = torch.stack([earned.sum(1), source.own.sum(1).double()])
+    distributed.add_up([sums])
+    mean = sums[0] / sums[1].clamp(min=1)
+    return torch.where(source.own, earned - mean[:, None], gap)
 
 
 def add_gradient(prior: Prior, policy: Policy, paths: Trajectory, gap: Tensor) -> None:

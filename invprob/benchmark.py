@@ -190,7 +190,7 @@ def _run(
     cost["train_seconds"] = seconds
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
-    default = corrected(draws, certificate, pixels, "auto", seed)
+    default = corrected(draws, certificate, pixels, "auto", seed)[1:]
     return [
         _result("rtb", problem, *default, cost, reference),
         _result("rtb_raw", problem, draws, certificate, cost, reference),

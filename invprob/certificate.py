@@ -255,5 +255,5 @@ class Twins:
         sources = generators(seed, range(len(many.y)))
         drawn = rollout(prior, policy.propose(prior, many), sources, self.times)
         lower = drawn.log_weight(prior, many).view(-1, paths).mean(1)
-        gaps: NDArray[np.float64] = (upper - lower).numpy()
+        gaps: NDArray[np.float64] = (upper - lower).cpu().numpy()
         return gaps

@@ -77,7 +77,7 @@ class Islands:
 
     def select(self, log_w: Tensor) -> tuple[Tensor, Tensor]:
         """Return ancestors (B,) and log weights (B,) after resampling the uneven islands."""
-        values = log_w.numpy()
+        values = log_w.cpu().numpy()
         index, after = np.arange(len(values)), values.copy()
         for start in range(0, len(values), self.size):
             here = slice(start, min(start + self.size, len(values)))
@@ -92,7 +92,7 @@ class Islands:
                 chosen[0] = 0
             index[here] = start + chosen
             after[here] = values[here].max() + np.log(total / len(weights))
-        return torch.from_numpy(index), torch.from_numpy(after)
+        return torch.from_numpy(index).to(log_w.device), torch.from_numpy(after).to(log_w.device)
 
     def hold(self, z: Tensor, i: int) -> Tensor:
         """Return states z (B, *z_shape) at place i of the grid, retained ones put back."""

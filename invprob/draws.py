@@ -1,26 +1,28 @@
 """Samples of any sampler, with the weights of their paths.
 
 Sampling goes in batches that bound memory; sample i has a generator of its own, so that it is the
-same in every batch.
+same in every batch. Ranks share the batches.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from invprob import distributed
 from invprob.certificate import Certificate, misfit, reliable
 from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
 from invprob.rtb import Progress
 from invprob.trajectory import Move, Propose, batches, rollout
-from operators.errors import NumericalError
+from operators.errors import NumericalError, UnknownName
 from priors.base import Prior
 from priors.process import generators
 
@@ -30,26 +32,34 @@ IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no 
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class Draws:
-    """Posterior samples x (n, *x_shape) in physical units with their weights, each (n,)."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scores:
+    """What is known of n samples besides themselves, each (n,)."""
 
-    x: NDArray[np.float32]
     log_likelihood: Array
     log_weight: Array  # log w of the path; NaN where the sampler has no density
     chi2: Array  # per unmasked pixel
     island: int = 1  # particles that SMC resampled together; 1: independent samples
 
-    def resampled(self, seed: int) -> Draws:
+    def taken(self, index: NDArray[np.int64], log_weight: float) -> Self:
+        """Return the samples `index` (n,), all of this log weight."""
+        names = [f.name for f in fields(self) if f.name != "island"]
+        kept = {name: getattr(self, name)[index] for name in names}
+        return replace(self, **kept | {"log_weight": np.full(len(index), log_weight)})
+
+    def resampled(self, seed: int) -> Self:
         """Return as many samples of equal weight: the log of the mean of the weights of these."""
-        index, level = resample(self.log_weight, seed)
-        return replace(
-            self,
-            x=self.x[index],
-            log_likelihood=self.log_likelihood[index],
-            log_weight=np.full(len(index), level),
-            chi2=self.chi2[index],
-        )
+        return self.taken(*resample(self.log_weight, seed))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Draws(Scores):
+    """Posterior samples x (n, *x_shape) in physical units with their scores."""
+
+    x: NDArray[np.float32]
+
+
+Drawn = TypeVar("Drawn", bound=Scores)
 
 
 def draw(
@@ -69,6 +79,29 @@ def draw(
     With `smc`, and one observation, the samples of a batch are particles of one island, and their
     weights those of SMC.
     """
+    own = drawn(prior, likelihood, sampler, times, n, seed, eta, progress, smc)
+    parts = distributed.collected([(rows.start, draws) for rows, draws in own])
+    ordered = [draws for _, draws in sorted(parts, key=lambda part: part[0])]
+    names = [f.name for f in fields(Draws) if f.name != "island"]
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(draws, name) for draws in ordered]) for name in names
+    }
+    return replace(ordered[0], **columns)
+
+
+def drawn(
+    prior: Prior,
+    likelihood: Likelihood,
+    sampler: Callable[[Likelihood], Propose],
+    times: tuple[float, ...],
+    n: int,
+    seed: int,
+    eta: float = 1.0,
+    progress: Progress | None = None,
+    smc: bool = False,
+    done: Container[range] = (),
+) -> Iterator[tuple[range, Draws]]:
+    """Yield rows and samples of every batch of `draw` that is this rank's and not yet `done`."""
     total = n * len(likelihood.y)
 
     def watched(propose: Propose, rows: range) -> Propose:
@@ -81,28 +114,47 @@ def draw(
 
         return move
 
-    parts = []
-    size = max(1, min(1024, IN_FLIGHT // math.prod(prior.x_shape)))
-    for rows in batches(total, size):
+    size = batch_size(prior.x_shape)
+    todo = [rows for rows in batches(total, size) if rows not in done]
+    for rows in todo[distributed.rank() :: distributed.size()]:
         many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
         islands = Islands(len(rows), seed + rows.start) if smc else None
         path = rollout(
             prior, watched(sampler(many), rows), generators(seed, rows), times, eta, False, islands
         )
         x = prior.decode(path.final)
-        parts.append((x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x)))
+        columns = (x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x))
+        images, log_likelihood, log_weight, chi2 = (a.cpu().numpy() for a in columns)
+        yield (
+            rows,
+            Draws(
+                x=images,
+                log_likelihood=log_likelihood,
+                log_weight=log_weight,
+                chi2=chi2,
+                island=size if smc else 1,
+            ),
+        )
     if progress:
         progress("sample", total, total, {})
-    images, log_likelihood, log_weight, chi2 = (
-        torch.cat(column).numpy() for column in zip(*parts, strict=True)
-    )
-    return Draws(images, log_likelihood, log_weight, chi2, island=size if smc else 1)
+
+
+def batch_size(x_shape: tuple[int, ...]) -> int:
+    """Return how many samples are drawn together."""
+    return max(1, min(1024, IN_FLIGHT // math.prod(x_shape)))
+
+
+def known_correction(name: str) -> str:
+    """Return the name of a correction; raises UnknownName."""
+    if name not in CORRECTIONS:
+        raise UnknownName(f"no correction {name!r}: choose {', '.join(CORRECTIONS)}")
+    return name
 
 
 def corrected(
-    draws: Draws, known: Certificate, pixels: int, how: str, seed: int
-) -> tuple[Draws, Certificate]:
-    """Return draws and their certificate, corrected by one of `CORRECTIONS`.
+    draws: Drawn, known: Certificate, pixels: int, how: str, seed: int
+) -> tuple[NDArray[np.int64], Drawn, Certificate]:
+    """Return which draws to take, in ascending order, these draws and their certificate.
 
     "psis" draws the samples again by importance, and so does "smc" the particles it was drawn
     with; "auto" is "psis" where the weights are reliable and "none" otherwise. `pixels` counts the
@@ -112,12 +164,13 @@ def corrected(
     if how == "auto":
         how = "psis" if trusted else "none"
     if how == "none":
-        return draws, known
+        return np.arange(len(draws.chi2)), draws, known
     if known.ess is None:
         raise NumericalError("path weights are not finite: nothing to correct by; train again")
-    draws = draws.resampled(seed)
+    index, level = resample(draws.log_weight, seed)
+    draws = draws.taken(index, level)
     fit, verdict = float(draws.chi2.mean()), known.verdict
     if trusted and draws.island == 1:
         evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}"
         verdict = misfit(fit, pixels) or f"trust the corrected samples ({how}: {evenness})"
-    return draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)
+    return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)

@@ -17,7 +17,6 @@ from invprob.panels import Array, Plane, grid, histogram, norm, save, sigmas, va
 
 if TYPE_CHECKING:
     from invprob.comparison import Result
-    from invprob.draws import Draws
     from invprob.observation import Observation
 
 __all__ = [
@@ -41,11 +40,17 @@ def observation_figure(observation: Observation) -> Figure:
     return figure
 
 
-def posterior_figure(observation: Observation, draws: Draws) -> Figure:
-    """Return how the posterior mean fits the data, and mean, spread and error of x."""
+def posterior_figure(
+    observation: Observation, x: Array, mean: Array | None = None, std: Array | None = None
+) -> Figure:
+    """Return how the posterior mean fits the data, and mean, spread and error of x.
+
+    x: samples (n, *x_shape). mean, std: of more samples than these, where they are known.
+    """
     data, truth = _data(observation), _truth(observation)
     x_plane, y_plane = _planes(observation)
-    mean, std = draws.x.mean(0), draws.x.std(0)
+    mean = x.mean(0) if mean is None else mean
+    std = x.std(0) if std is None else std
     model, residual = _fit(observation, mean)
     figure, axes = grid(2, 3 if truth is None else 4)
     shared = norm(data)
@@ -54,10 +59,10 @@ def posterior_figure(observation: Observation, draws: Draws) -> Figure:
     sigmas(axes[0, 2], residual, "(data − model) / σ", y_plane)
     scale = norm(mean if truth is None else truth)
     below = axes[1, 0 if truth is None else 1 :]
-    value(below[0], mean, "posterior mean", x_plane, scale, band=draws.x, behind=truth)
+    value(below[0], mean, "posterior mean", x_plane, scale, band=x, behind=truth)
     value(below[1], std, "posterior std", x_plane, Normalize(0, float(std.max())), "cividis")
     if truth is None:
-        value(below[2], draws.x[0], "one sample", x_plane, scale)
+        value(below[2], x[0], "one sample", x_plane, scale)
         return figure
     value(axes[1, 0], truth, "truth x", x_plane, scale)
     sigmas(
@@ -67,18 +72,18 @@ def posterior_figure(observation: Observation, draws: Draws) -> Figure:
     return figure
 
 
-def samples_figure(observation: Observation, draws: Draws, most: int = 16) -> Figure:
-    """Return up to `most` samples on one scale."""
-    shown = draws.x[:most]
+def samples_figure(observation: Observation, x: Array, most: int = 16) -> Figure:
+    """Return up to `most` of the samples x (n, *x_shape) on one scale."""
+    shown = x[:most]
     columns = min(len(shown), 4)
     figure, axes = grid(-(-len(shown) // columns), columns, side=2.9)
-    plane, scale = _planes(observation)[0], norm(draws.x.mean(0))
+    plane, scale = _planes(observation)[0], norm(x.mean(0))
     for i, ax in enumerate(axes.flat):
         if i >= len(shown):
             ax.set_axis_off()
             continue
         last = i % columns == columns - 1
-        value(ax, shown[i], f"sample {i + 1}", plane, scale, band=draws.x, bar=last)
+        value(ax, shown[i], f"sample {i + 1}", plane, scale, band=x, bar=last)
         if shown.ndim == 2:  # vectors: one range, as images have one colour scale
             pad = 0.05 * float(np.ptp(shown))
             ax.set_ylim(shown.min() - pad, shown.max() + pad)

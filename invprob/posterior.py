@@ -11,25 +11,26 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invprob import registry
+from invprob import distributed, registry
 from invprob.certificate import Certificate, Twins, certify
-from invprob.draws import CORRECTIONS, Draws, corrected, draw
+from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.rtb import Progress, TrainConfig, Trainer
 from invprob.run import Run
-from operators.errors import ObservationError, RunError, UnknownName
+from invprob.trajectory import Propose
+from operators.errors import ObservationError, RunError
 from priors.base import Prior
 
 
@@ -53,12 +54,18 @@ class Posterior:
     @property
     def likelihood(self) -> Likelihood:
         """The likelihood of the observation."""
-        return bind(self.observation)
+        return bind(self.observation, self.prior.device)
 
     @property
     def times(self) -> tuple[float, ...]:
         """The chain's grid of times."""
         return self.prior.schedule.grid(self.policy.settings["steps"])
+
+    def to(self, device: str, precision: str = "float32") -> Self:
+        """Move prior and policy, in place, and return this posterior; see `Prior.to`."""
+        self.prior.to(device, precision)
+        self.policy.to(device)
+        return self
 
     def sample(self, n: int, seed: int = 0, correct: str = "auto") -> NDArray[np.float32]:
         """Return n posterior samples (n, *x_shape) in physical units, see `sample_corrected`."""
@@ -69,17 +76,25 @@ class Posterior:
     ) -> Draws:
         """Return n posterior samples with their path weights, or as weighted particles of SMC."""
         return draw(
-            self.prior,
-            self.likelihood,
-            lambda likelihood: self.policy.propose(self.prior, likelihood),
-            self.times,
-            n,
-            seed,
-            progress=progress,
-            smc=smc,
+            self.prior, self.likelihood, self._propose, self.times, n, seed, 1.0, progress, smc
         )
 
-    def certify(self, draws: Draws) -> Certificate:
+    def drawn(
+        self,
+        n: int,
+        seed: int,
+        progress: Progress | None = None,
+        smc: bool = False,
+        done: Container[range] = (),
+    ) -> Iterator[tuple[range, Draws]]:
+        """Yield rows and samples of each batch of `draw` that is this rank's and not `done`."""
+        prior, likelihood, times = self.prior, self.likelihood, self.times
+        return drawn(prior, likelihood, self._propose, times, n, seed, 1.0, progress, smc, done)
+
+    def _propose(self, likelihood: Likelihood) -> Propose:
+        return self.policy.propose(self.prior, likelihood)
+
+    def certify(self, draws: Scores) -> Certificate:
         """Return the certificate of these draws, with the gap measured after training."""
         pixels = self.observation.noise.count(self.observation.operator.y_shape)
         single = draws.island == 1
@@ -116,9 +131,13 @@ class Posterior:
 
         "smc" resamples on the way as well, for the others see `corrected`.
         """
-        if correct not in CORRECTIONS:
-            raise UnknownName(f"no correction {correct!r}: choose {', '.join(CORRECTIONS)}")
-        draws = self.draw(n, seed, progress, smc=correct == "smc")
+        draws = self.draw(n, seed, progress, smc=known_correction(correct) == "smc")
+        return self.corrected(draws, seed, correct)[1:]
+
+    def corrected(
+        self, draws: Drawn, seed: int, correct: str
+    ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
+        """Return which of the draws to take, these draws and their certificate: see `corrected`."""
         pixels = self.observation.noise.count(self.observation.operator.y_shape)
         return corrected(draws, self.certify(draws), pixels, correct, seed)
 
@@ -173,9 +192,9 @@ class Posterior:
         return cls(observation, loaded, name, policy, certificate, card["seconds"], gaps, start)
 
 
-def bind(observation: Observation) -> Likelihood:
-    """Return the likelihood of an observation."""
-    return Likelihood(observation.operator, observation.noise, observation.y)
+def bind(observation: Observation, device: torch.device | str = "cpu") -> Likelihood:
+    """Return the likelihood of an observation, its data on a device."""
+    return Likelihood(observation.operator, observation.noise, observation.y.to(device))
 
 
 def resolve_prior(observation: Observation, prior: str | None) -> tuple[str, Prior]:
@@ -199,6 +218,8 @@ def train(
     stop: threading.Event | None = None,
     ranges: Mapping[str, Any] | None = None,
     start: Posterior | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> Posterior:
     """Return the RTB posterior of an observation, with its certificate.
 
@@ -209,15 +230,19 @@ def train(
 
     With a `run`, checkpoints go there and an interrupted training continues from the last one.
     Setting `stop` ends it after the current step by `Interrupted`, with everything saved.
+    device, precision: see `Prior.to`. Ranks that have joined (`invprob.distributed`) share the
+    batches; a checkpoint may go on with another number of them.
     """
     config = config or TrainConfig()
     name, loaded = resolve_prior(observation, prior)
+    loaded.to(device, precision)
     instruments = Instruments(observation, ranges) if ranges else None
-    trainer = Trainer(loaded, bind(observation), config, instruments)
+    trainer = Trainer(loaded, bind(observation, device), config, instruments)
     if start is not None:
         trainer.start_from(start.policy)
     twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
-    state = run.load_checkpoint() if run else None
+    state = distributed.from_first(lambda: run.load_checkpoint() if run else None)
+    kept = run if distributed.rank() == 0 else None  # one rank writes
     if state is None:
         gap_start = float(measured_gaps(twins, loaded, trainer.average, config).mean())
         seconds = 0.0
@@ -227,18 +252,18 @@ def train(
     begun = time.monotonic() - seconds
 
     def save() -> None:
-        if run:
+        if kept:
             facts: dict[str, Any] = {"trainer": trainer.state(), "gap_start": gap_start}
-            run.save_checkpoint(facts | {"seconds": time.monotonic() - begun})
+            kept.save_checkpoint(facts | {"seconds": time.monotonic() - begun})
 
     while trainer.step < trainer.total:
-        if stop is not None and stop.is_set():
+        if distributed.total(stop is not None and stop.is_set()):
             save()
             raise Interrupted(f"stopped after step {trainer.step} of {trainer.total}")
         figures = trainer.advance()
         stage = "warm start" if trainer.step <= config.warm_steps else "RTB"
-        if run:
-            run.append_metrics({"step": trainer.step, "stage": stage, **figures})
+        if kept:
+            kept.append_metrics({"step": trainer.step, "stage": stage, **figures})
         if progress:
             progress(stage, trainer.step, trainer.total, figures)
         if trainer.step % config.checkpoint_every == 0 or trainer.step == trainer.total:
@@ -250,8 +275,8 @@ def train(
     )
     draws = posterior.draw(config.certified, config.seed + 2, progress)
     posterior = replace(posterior, certificate=posterior.certify(draws))
-    if run:
-        posterior.save_pretrained(run.path)
+    if kept:
+        posterior.save_pretrained(kept.path)
     return posterior
 
 

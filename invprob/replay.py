@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob import distributed
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.trajectory import (
@@ -83,6 +84,7 @@ class Explorer:
                 f"local_search needs the prior's density, {type(prior).__name__} has none: "
                 "set local_search=0"
             )
+        self.fresh = 0  # rollouts of the step drawn last, over all ranks
         self.rows: dict[str, Tensor] = {}  # stored paths, by observation and then by log w
         # running mean of the squared gap of paths by their depth; unmet ones count as worst
         self.depths = torch.full((len(times) + 1,), config.loss_scale**2, dtype=torch.float64)
@@ -96,6 +98,7 @@ class Explorer:
         tracked = round(config.backtrack * config.paths) if len(stored) else 0
         chains = round(config.prior_paths * config.paths)
         fresh = config.paths - replayed - tracked - chains  # more, while little is stored
+        self.fresh = fresh
         done = (step - config.warm_steps) / config.rtb_steps
         widen = 1 + (config.exploration - 1) * (1 - done)
         sources = [self._rollout(policy, likelihood.repeat(fresh), seeds[0], widen=widen)]
@@ -114,7 +117,7 @@ class Explorer:
 
         Of every observation as many paths stay as the bounds allow, those of the largest log w.
         """
-        if not self.config.replay + self.config.backtrack:
+        if not self.config.stored:
             return
         for source, weights in zip(sources, log_w, strict=True):
             if source.rows is not None:
@@ -152,11 +155,13 @@ class Explorer:
         hold: Hold | None = None,
         widen: float = 1.0,
     ) -> Source:
-        """Return rollouts of the policy for data (B, *y_shape)."""
-        sources = generators(seed, range(len(likelihood.y)))
+        """Return this rank's share of rollouts of the policy for data (B, *y_shape)."""
+        mine = distributed.share(len(likelihood.y))
+        sources = generators(seed, range(len(likelihood.y))[mine])
+        likelihood = replace(likelihood, y=likelihood.y[mine])
         propose = policy.propose(self.prior, likelihood)
         paths = rollout(self.prior, propose, sources, self.times, hold=hold, widen=widen)
-        own = torch.ones(len(self.times) - 1, len(sources), dtype=torch.bool)
+        own = torch.ones_like(paths.past, dtype=torch.bool)
         return Source(paths, self._fit(likelihood, paths.final), own)
 
     def _replay(self, policy: Policy, rows: Tensor) -> Source:
@@ -168,7 +173,7 @@ class Explorer:
         )
         final, states = self.rows["final"][rows], part["states"]
         paths = score_path(self.prior, policy, met, states, final, self.times)
-        own = torch.zeros(len(met), len(rows), dtype=torch.bool)
+        own = torch.zeros_like(paths.past, dtype=torch.bool)
         return Source(paths, self.rows["fit"][rows], own, rows=rows)
 
     def _backtrack(self, policy: Policy, likelihood: Likelihood, rows: Tensor, seed: int) -> Source:
@@ -194,7 +199,7 @@ class Explorer:
         states, cleans = prior_paths(self.prior, sources, self.times)
         met = path_guidance(self.prior, likelihood, states, cleans, self.times)
         paths = score_path(self.prior, policy, met, states, cleans[-1], self.times)
-        own = torch.zeros(len(met), len(sources), dtype=torch.bool)
+        own = torch.zeros_like(paths.past, dtype=torch.bool)
         return Source(paths, self._fit(likelihood, paths.final), own)
 
     def _fit(self, likelihood: Likelihood, final: Tensor) -> Tensor:

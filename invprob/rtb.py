@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invprob import distributed
 from invprob.balance import add_gradient, advantage, foresight, temperature
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
@@ -120,6 +121,11 @@ class TrainConfig:
         if self.width % 8:
             raise ObservationError(f"width must be a multiple of 8, found {self.width}")
 
+    @property
+    def stored(self) -> float:
+        """Share of the paths that come from the buffer of earlier ones."""
+        return self.replay + self.backtrack
+
 
 class Trainer:
     """Trains one policy on one likelihood; `state` and `load` make it resumable bit by bit."""
@@ -136,7 +142,7 @@ class Trainer:
         The likelihood is of one observation, or of several that RTB takes in turn. With
         `instruments` every batch is simulated for another one, in RTB too: the policy is amortised.
         """
-        if instruments and (config.objective != "vargrad" or config.replay + config.backtrack):
+        if instruments and (config.objective != "vargrad" or config.stored):
             raise ObservationError(
                 "an amortised training meets every observation once: objective must be vargrad, "
                 f"and replay and backtrack 0; found {config.objective}, {config.replay:g} and "
@@ -147,7 +153,7 @@ class Trainer:
         self.steps = config.steps or prior.steps
         self.times = prior.schedule.grid(self.steps)
         torch.manual_seed(config.seed)
-        self.policy = Policy(prior, self.steps, config.width, config.blocks)
+        self.policy = Policy(prior, self.steps, config.width, config.blocks).to(prior.device)
         self.average = copy.deepcopy(self.policy).requires_grad_(False)
         pairs = zip(pairwise(self.times), self.policy.scales, strict=True)
         kernels = [(prior.schedule.kernel(t, s), r) for (t, s), r in pairs]
@@ -156,10 +162,23 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.policy.parameters(), betas=(0.9, 0.99))
         self.step, self.bad, self.slow = 0, 0, 1.0
         self.bank: Tensor | None = None
-        self.moments = torch.zeros(2, self.steps - 1, dtype=torch.float64)  # behind the foresight
+        self.moments = torch.zeros(  # behind the foresight
+            2, self.steps - 1, dtype=torch.float64, device=prior.device
+        )
         self.explorer = Explorer(prior, self.times, len(likelihood.y), config)
         # learned log Z of every observation, until it is first met unknown
-        self.log_z = torch.full((len(likelihood.y),), torch.nan, dtype=torch.float64)
+        self.log_z = self.moments.new_full((len(likelihood.y),), torch.nan)
+        least = min(config.paths, config.warm_batch // config.warm_times)
+        if distributed.size() > least:
+            raise ObservationError(
+                f"{distributed.size()} processes cannot share batches of {least}: start fewer, or "
+                "raise --paths and warm_batch / warm_times (--set)"
+            )
+        if distributed.size() > 1 and (config.stored or config.prior_paths or config.anneal > 1):
+            raise ObservationError(
+                "several processes share fresh paths only: set replay, backtrack and prior_paths "
+                "to 0 and anneal to 1, or use one process"
+            )
 
     def start_from(self, policy: Policy) -> None:
         """Begin with the weights of another policy; raises ObservationError where none fit."""
@@ -181,6 +200,7 @@ class Trainer:
         config, warm = self.config, self.step < self.config.warm_steps
         self.optimiser.zero_grad(set_to_none=True)
         figures = self._warm_start() if warm else self._balance()
+        distributed.add_up(p.grad for p in self.policy.parameters() if p.grad is not None)
         rate = self._rate()
         for group in self.optimiser.param_groups:
             group["lr"] = rate * self.slow
@@ -222,18 +242,21 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         # stratified: every batch meets noise levels from the whole chain
         strata = (np.arange(config.warm_times) + rng.random(config.warm_times)) / config.warm_times
-        total = 0.0
+        size = config.warm_batch // config.warm_times
+        total, mine = 0.0, distributed.share(size)
         for i in (strata * (self.steps - 1)).astype(int).tolist():
-            z0, likelihood = self.simulate(config.warm_batch // config.warm_times, rng, generator)
-            eps = torch.randn(z0.shape, generator=generator)
+            z0, likelihood = self.simulate(size, rng, generator)
+            eps = torch.randn(z0.shape, generator=generator).to(z0.device)
+            z0, eps = z0[mine], eps[mine]  # drawn whole: the same for any number of ranks
+            likelihood = replace(likelihood, y=likelihood.y[mine])
             z = self.prior.schedule.noise(z0, self.times[i], eps)
             met = guide(self.prior, likelihood, z, self.times[i])
             error = met.clean + self.policy(z, met, i) - z0
             weight = self.weights[i] / self.policy.scales[i] ** 2 / config.warm_times
-            loss = weight * error.square().mean()
+            loss = weight * error.square().mean() * (len(z0) / size)
             loss.backward()
             total += loss.item()
-        return {"loss": total}
+        return {"loss": distributed.total(total)}
 
     def simulate(
         self, n: int, rng: np.random.Generator, generator: torch.Generator
@@ -265,7 +288,8 @@ class Trainer:
         sources = self.explorer.draw(self.policy, likelihood, which, self.step)
         heat = temperature(sources[0], config.anneal, done / config.rtb_steps)
         parts = [source.log_weight(heat) for source in sources]
-        log_w = torch.cat(parts)
+        fresh = distributed.gathered(parts[0], self.explorer.fresh)
+        log_w = torch.cat([fresh, *parts[1:]])
         log_z = log_w.mean()
         if config.objective != "vargrad" and self.log_z[which].isfinite():
             log_z = self.log_z[which]
@@ -277,8 +301,8 @@ class Trainer:
         self.explorer.keep(sources, parts, log_z)
         figures = {
             "loss": float((log_w - log_z).square().mean()),
-            "elbo": float(parts[0].mean()),
-            "std_log_w": float(parts[0].std()),
+            "elbo": float(fresh.mean()),
+            "std_log_w": float(fresh.std()),
         }
         if config.objective != "vargrad":
             # a quadratic in one number: plain descent, where Adam's momentum would overshoot
@@ -296,7 +320,9 @@ class Trainer:
 
         It is that of the least squares over the fresh paths of this and the earlier steps.
         """
-        x, y = (a - a.mean(1, keepdim=True) for a in foresight(fresh, log_w))
+        count = self.explorer.fresh
+        pair = (distributed.gathered(a, count) for a in foresight(fresh, log_w))
+        x, y = (a - a.mean(1, keepdim=True) for a in pair)
         self.moments = FORGET * self.moments + torch.stack([(x * y).sum(1), (x * x).sum(1)])
         slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
         for policy in (self.policy, self.average):
@@ -321,8 +347,8 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.moments = state["moments"]
-        self.log_z = state["log_z"]
+        self.moments = state["moments"].to(self.moments.device)
+        self.log_z = state["log_z"].to(self.moments.device)
         self.explorer.load(state["explorer"])
         self.step, self.bad, self.slow = state["step"], state["bad"], state["slow"]
 

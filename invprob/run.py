@@ -52,12 +52,14 @@ class Run:
         *,
         seed: int = 0,
         command: Sequence[str] = (),
+        processes: int = 1,
         name: str | None = None,
     ) -> Self:
         """Make a run directory with config, manifest and a copy of the observation.
 
-        config: JSON-able. seed, command: for the manifest. name: of the folder, instead of time and
-            operator. Raises `RunError` on a bad or taken name, or when `root` cannot be written.
+        config: JSON-able. seed, command, processes: for the manifest. name: of the folder, instead
+            of time and operator. Raises `RunError` on a bad or taken name, or when `root` cannot be
+            written.
         """
         if name is not None and (NAME.fullmatch(name) is None or name == "latest"):
             raise RunError(
@@ -80,6 +82,7 @@ class Run:
             "created": now.isoformat(timespec="seconds"),
             "seed": seed,
             "command": list(command),
+            "processes": processes,
             "versions": _versions(),
         }
         try:

@@ -136,7 +136,7 @@ def rollout(
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
     variance: eta other than 1, or a state changed outside the kernel.
     """
-    like = torch.empty(0)
+    like = torch.empty(0, device=prior.device)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
     hold = islands.hold if islands else hold
     if hold:

@@ -25,7 +25,7 @@ from invprob_cli.lists import baselines, operators, priors, runs
 from invprob_cli.sample import sample
 from invprob_cli.simulate import simulate
 from invprob_cli.train import train
-from operators.errors import InvprobError
+from operators.errors import InvprobError, PeerLost
 
 # typer may keep a click of its own under a private name, so the class is found from a public one
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
@@ -48,6 +48,8 @@ class Commands(TyperGroup):
         except (KeyboardInterrupt, Exception) as error:
             if ctx.params.get("debug"):
                 raise
+            if isinstance(error, PeerLost):  # the launcher's signal would only interrupt the end
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             message, code = explain(error)
             console.note(f"error: {message}")
             raise typer.Exit(code) from None

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -27,6 +28,14 @@ RunName = Annotated[
     str | None, typer.Option("--run", help="Name or folder of a run; default: the latest.")
 ]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Precision = Annotated[
+    str, typer.Option(help="Of the prior's network: float32, bfloat16 or float16.")
+]
+Processes = Annotated[
+    int | None,
+    typer.Option("--nproc", min=1, help="Processes that share the work, each with its own GPU."),
+]
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Name of a prior, or a local prior folder.")
 ]
@@ -35,11 +44,15 @@ Config = TypeVar("Config")
 
 
 def use_threads(wanted: int | None) -> int:
-    """Set torch's threads: as asked, else OMP_NUM_THREADS, else one per core; return them."""
+    """Set torch's threads: as asked, else OMP_NUM_THREADS, else one per core; return them.
+
+    Processes that a launcher has started on this machine share its cores.
+    """
     import torch
 
     if wanted or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(wanted or physical_cores())
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        torch.set_num_threads(wanted or max(1, physical_cores() // processes))
     return torch.get_num_threads()
 
 
@@ -71,6 +84,19 @@ def check_memory(n: int, shape: Sequence[int]) -> None:
         raise UnknownName(
             f"--n {n} samples of shape {tuple(shape)} need {needed / 2**30:.3g} GiB, "
             f"{free / 2**30:.3g} GiB are free: ask for at most {most}"
+        )
+
+
+def check_disk(n: int, shape: Sequence[int], folder: Path) -> None:
+    """Raise UnknownName (usage) when n samples of this shape do not fit on the disk of `folder`.
+
+    Counted: float32 samples, once in batches and once in the file that is made of them.
+    """
+    free, one = shutil.disk_usage(folder).free, 8 * math.prod(shape)
+    if n * one > free:
+        raise UnknownName(
+            f"--n {n} samples of shape {tuple(shape)} need {n * one / 2**30:.3g} GiB of disk, "
+            f"{free / 2**30:.3g} GiB are free in {folder}: ask for at most {free // one}"
         )
 
 

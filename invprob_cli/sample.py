@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from invprob_cli import console, options
+from invprob_cli import console, launch, options
 from invprob_cli.certificate import certificate_table, posterior_document
 
 if TYPE_CHECKING:
@@ -35,27 +35,34 @@ def sample(
         str, typer.Option(help="auto, none, psis (importance) or smc (resampled on the way).")
     ] = "auto",
     seed: options.Seed = 0,
+    device: options.Device = "cpu",
+    precision: options.Precision = "float32",
+    nproc: options.Processes = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw posterior samples and certify them."""
+    """Draw posterior samples and certify them; once stopped, the same command goes on."""
+    device = launch.join(nproc, device, precision)
     from invprob.run import Run
 
     opened = Run.open(run, runs)
     console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
     label = (f"{obs.stem}-" if obs else "") + (f"{index}-" if index else "")
     file = options.writable(out or opened.path / f"{label}posterior.h5")
+    from invprob import distributed
     from invprob.observation import Observation
     from invprob.posterior import Posterior
 
-    posterior = Posterior.from_pretrained(opened.path)
+    posterior = Posterior.from_pretrained(opened.path).to(device, precision)
+    options.check_disk(n, posterior.prior.x_shape, file.parent)
+    options.use_threads(threads)
     if obs or index:
         observation = Observation.read(obs or opened.path / "obs.h5").one(index)
         console.note(f"{file.name}: another observation; its gap is measured on simulated twins")
         posterior = posterior.on(observation)
-    options.check_memory(n, posterior.prior.x_shape)
-    options.use_threads(threads)
     certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct, label)
+    if distributed.rank():
+        return
     if as_json:
         console.document(posterior_document(opened.name, file, n, certificate, seconds))
         return
@@ -81,23 +88,26 @@ def draw_and_write(
 
     label: of the figures' names, to tell one observation from another.
     """
-    from invprob import __version__, figures
-    from invprob.output import write_posterior
+    from invprob import __version__, distributed, figures
+    from invprob.output import sample_to
 
-    begun = time.monotonic()
-    with console.progress() as progress:
-        draws, certificate = posterior.sample_corrected(n, seed, correct, progress)
-    seconds, observation = time.monotonic() - begun, posterior.observation
+    begun, observation = time.monotonic(), posterior.observation
     provenance = {
         "run": run.name, "operator": observation.name, "prior": posterior.prior_name,
         "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,
     }  # fmt: skip
-    write_posterior(file, observation, draws, certificate, provenance)
-    folder = run.path / "figures"
-    drawn = [
-        figures.save(
-            figures.posterior_figure(observation, draws), folder / f"{label}posterior.png"
-        ),
-        figures.save(figures.samples_figure(observation, draws), folder / f"{label}samples.png"),
+    try:
+        with console.progress() as progress:
+            certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
+    except (KeyboardInterrupt, SystemExit):  # SIGINT, SIGTERM
+        console.note("stopped; what was drawn is kept: the same command goes on from there")
+        raise
+    seconds, folder = time.monotonic() - begun, run.path / "figures"
+    if distributed.rank():
+        return certificate, [], seconds
+    whole = figures.posterior_figure(observation, drawn.x, drawn.mean, drawn.std)
+    saved = [
+        figures.save(whole, folder / f"{label}posterior.png"),
+        figures.save(figures.samples_figure(observation, drawn.x), folder / f"{label}samples.png"),
     ]
-    return certificate, drawn, seconds
+    return certificate, saved, seconds

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from invprob_cli import console, options
+from invprob_cli import console, launch, options
 from invprob_cli.certificate import certificate_table, posterior_document
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ def train(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; default: 0.")
     ] = None,
+    device: options.Device = "cpu",
+    precision: options.Precision = "float32",
+    nproc: options.Processes = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -82,6 +85,7 @@ def train(
     if quick:
         flags |= {key: value for key, value in QUICK.items() if flags[key] is None}
 
+    device = launch.join(nproc, device, precision)
     from invprob.observation import Observation
     from invprob.run import Run
 
@@ -110,8 +114,14 @@ def train(
         facts = {"prior": prior, "train": asdict(config), **more}
         run.check_same(facts, observation.sha256())
     options.use_threads(threads)
-    posterior, run = trained(observation, prior, config, out, name, run, more=more, begin=begin)
-    finish(posterior, run, as_json)
+    posterior, run = trained(
+        observation, prior, config, out, name, run,
+        more=more, begin=begin, device=device, precision=precision,
+    )  # fmt: skip
+    from invprob import distributed
+
+    if distributed.rank() == 0:
+        finish(posterior, run, as_json)
 
 
 def trained(
@@ -124,12 +134,15 @@ def trained(
     again: str = "",
     more: Mapping[str, Any] | None = None,
     begin: Posterior | None = None,
+    device: str = "cpu",
+    precision: str = "float32",
 ) -> tuple[Posterior, Run]:
     """Return the posterior trained in a new run, or in the `run` to resume, and that run.
 
     again: the command that continues after an interruption; default: `train --resume`. more: what
     the run's config holds besides, the ranges of an amortised policy. begin: what is refined.
     """
+    from invprob import distributed
     from invprob.instruments import Instruments
     from invprob.posterior import Interrupted, resolve_prior, scale_warning
     from invprob.posterior import train as train_posterior
@@ -143,8 +156,15 @@ def trained(
         console.note(f"warning: {warning}")
     if run is None:
         facts = {"prior": name_of_prior, "train": asdict(config), **more}
-        run = Run.create(observation, facts, out, seed=config.seed, command=sys.argv, name=name)
-    else:
+
+        def create() -> Run:
+            processes, seed = distributed.size(), config.seed
+            return Run.create(
+                observation, facts, out, seed=seed, command=sys.argv, processes=processes, name=name
+            )
+
+        run = distributed.from_first(create)
+    elif distributed.rank() == 0:
         run.become_latest()
     console.note(f"run {run.path}: {observation.name} with the prior {name_of_prior}")
     with _stoppable() as (stop, received), console.progress() as show:
@@ -156,7 +176,16 @@ def trained(
 
         try:
             posterior = train_posterior(
-                observation, name_of_prior, config, run, progress, stop, more.get("ranges"), begin
+                observation,
+                name_of_prior,
+                config,
+                run,
+                progress,
+                stop,
+                more.get("ranges"),
+                begin,
+                device,
+                precision,
             )
         except Interrupted as interruption:
             stopped = str(interruption)

@@ -14,6 +14,7 @@ __all__ = [
     "NotDifferentiable",
     "NumericalError",
     "ObservationError",
+    "PeerLost",
     "RunError",
     "UnknownName",
 ]
@@ -47,6 +48,12 @@ class RunError(InvprobError):
     """A run that cannot start, resume or be read."""
 
     exit_code: ClassVar[int] = 1
+
+
+class PeerLost(InvprobError):
+    """Another of the processes that share a run has ended, so this one cannot go on."""
+
+    exit_code: ClassVar[int] = 6  # seen by the launcher alone, which tells of the other
 
 
 class NumericalError(InvprobError):

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ class Prior(ABC):
     scale: float = 1.0  # x per unit z
     unit: str = ""
     bank: Tensor | None = None  # stored draws of the chain, for priors too dear to run often
+    device: torch.device = torch.device("cpu")  # of all that inference computes
+    precision: torch.dtype = torch.float32  # inside a network; its output is float32 again
 
     @abstractmethod
     def denoise(self, z: Tensor, t: float) -> Tensor:
@@ -54,6 +56,18 @@ class Prior(ABC):
     @abstractmethod
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0, (n, *z_shape): exact ones where known, else stored ones."""
+
+    def to(self, device: str, precision: str = "float32") -> Self:
+        """Move this prior, in place, and return it; a network computes in `precision` from now on.
+
+        Chains follow their prior: noise, data, policy and weights are where it is. Draws are made
+        on the CPU and moved, so they are the same on every device.
+        """
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor | torch.nn.Module):
+                setattr(self, name, value.to(device))
+        self.device, self.precision = torch.device(device), getattr(torch, precision)
+        return self
 
     def decode(self, z: Tensor) -> Tensor:
         """Return x in physical units, (B, *x_shape), of z (B, *z_shape)."""

@@ -79,7 +79,6 @@ class Gaussian(Prior):
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n exact draws of z_0, (n, *z_shape)."""
-        like = torch.empty(0, dtype=torch.float64)
-        eps = randn((self.mean.numel(),), generators(seed, range(n)), like)
+        eps = randn((self.mean.numel(),), generators(seed, range(n)), self.mean)
         z0 = self.mean + (eps * self.values.sqrt()) @ self.vectors.T
         return z0.float().view(n, *self.z_shape)

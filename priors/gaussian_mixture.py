@@ -126,14 +126,14 @@ class GaussianMixture(Prior):
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n exact draws of z_0, (n, d)."""
-        chances = self.log_weights.exp().numpy()
+        chances = self.log_weights.exp().cpu().numpy()
         which = np.random.default_rng(seed).choice(len(chances), n, p=chances / chances.sum())
         return self.draw_modes(which, seed)
 
     def draw_modes(self, which: NDArray[np.int64], seed: int) -> Tensor:
         """Return one exact draw of z_0 from each of the modes `which` (n,), (n, d)."""
         eps = randn(self.z_shape, generators(seed, range(len(which))), self.means)
-        modes = torch.from_numpy(which)
+        modes = torch.from_numpy(which).to(self.device)
         group = modes // self.centres.shape[1]
         inner = self.values[group].sqrt() * eps
         if self.vectors is not None:

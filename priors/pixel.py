@@ -89,7 +89,9 @@ class Pixel(Prior):
         """Return the network's estimate of E[z_0 | z_t = z], shape (B, *z_shape)."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         step = torch.full((len(z),), self.timestep(t), dtype=z.dtype, device=z.device)
-        output: Tensor = self.network(z, step).sample
+        with torch.autocast(z.device.type, self.precision, enabled=self.precision != torch.float32):
+            output: Tensor = self.network(z, step).sample
+        output = output.to(z.dtype)
         if self.prediction == "v_prediction":
             return alpha * z - sigma * output
         return (z - sigma * output) / alpha if self.prediction == "epsilon" else output

@@ -64,7 +64,7 @@ class RandomField(Prior):
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n exact draws of z_0, (n, H, W)."""
-        white = randn(self.z_shape, generators(seed, range(n)), torch.empty(0))
+        white = randn(self.z_shape, generators(seed, range(n)), torch.empty(0, device=self.device))
         return _filtered(white, self.power.sqrt())
 
 

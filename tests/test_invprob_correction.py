@@ -52,7 +52,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
     for log_w, how in ((even, "psis"), (single, "none")):
         draws = Draws(x[:, None].astype("f4"), x, log_w, np.where(x > 0, 1.05, 0.95))
         known = certify(log_w, draws.chi2, 100)
-        found, certificate = corrected(draws, known, 100, "auto", seed=0)
+        _, found, certificate = corrected(draws, known, 100, "auto", seed=0)
         assert certificate.corrected == how
         assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())
         if how == "none":
@@ -60,7 +60,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
             continue
         assert found.x.mean() == pytest.approx(0.5, abs=0.1)
         assert certificate.verdict.startswith("trust the corrected samples (psis: Pareto k")
-        assert corrected(draws, known, 10**6, "psis", 0)[1].verdict.startswith("do not trust")
+        assert corrected(draws, known, 10**6, "psis", 0)[2].verdict.startswith("do not trust")
 
 
 def test_smc_estimates_the_evidence_between_its_bounds() -> None:

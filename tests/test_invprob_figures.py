@@ -45,7 +45,7 @@ def titles(figure: Any) -> list[str]:
 @pytest.mark.parametrize("make", [lens, vector])
 def test_a_posterior_is_shown_with_fit_spread_and_error(make: Any, tmp_path: Path) -> None:
     observation = make()
-    figure = figures.posterior_figure(observation, draws(observation))
+    figure = figures.posterior_figure(observation, draws(observation).x)
     shown = " ".join(titles(figure))
     wanted = ("data", "model", "(data − model) / σ", "truth x", "mean", "std", "(truth − mean)")
     assert all(word in shown for word in wanted)
@@ -81,7 +81,7 @@ def test_a_source_is_stretched_and_a_field_is_not() -> None:
 @pytest.mark.parametrize("make", [lens, vector])
 def test_samples_and_comparisons_have_a_panel_each(make: Any) -> None:
     observation = make()
-    assert len(titles(figures.samples_figure(observation, draws(observation, 5)))) == 5
+    assert len(titles(figures.samples_figure(observation, draws(observation, 5).x))) == 5
     results: Any = [
         SimpleNamespace(name=n, draws=draws(observation, k)) for n, k in (("a", 3), ("b", 1))
     ]

@@ -55,6 +55,16 @@ def test_space_to_depth_is_orthogonal_up_to_scale(prior: Pixel) -> None:
     torch.testing.assert_close(z.square().sum() * prior.scale**2, x.square().sum())
 
 
+def test_half_precision_is_of_the_network_alone() -> None:
+    config = PixelConfig((16, 16), scale=0.1, patch=4)
+    ours, z = Pixel(network(), config, (-4.0, 5.0)), torch.randn(2, 16, 4, 4)
+    full = ours.denoise(z, 0.5)
+    rough = ours.to("cpu", "bfloat16").denoise(z, 0.5)
+    assert rough.dtype == full.dtype == torch.float32
+    assert 0 < (rough - full).abs().max() < 0.05
+    assert torch.equal(ours.to("cpu").denoise(z, 0.5), full)
+
+
 def test_v_prediction_inverts_its_target(prior: Pixel) -> None:
     """With v = alpha eps - sigma z_0, the clean estimate is z_0 itself."""
     z0, eps = torch.randn(2, 16, 4, 4), torch.randn(2, 16, 4, 4)

@@ -24,7 +24,7 @@ from torch import Tensor
 from operators import _parameters
 from operators.errors import ObservationError
 
-__all__ = ["NoiseModel", "Pixelwise"]
+__all__ = ["NoiseModel", "Pixelwise", "standard_normal"]
 
 
 class NoiseModel(ABC):
@@ -232,6 +232,16 @@ class Pixelwise(NoiseModel):
 
     def _kept_only(self, a: Tensor) -> Tensor:
         return a if self.mask is None else torch.where(self.mask.to(a.device), 0.0, a)
+
+
+def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers of the shape, dtype and device of `like`.
+
+    They are drawn where the generator is, so that the same seed gives the same on every device.
+    """
+    source = like.device if generator is None else generator.device
+    drawn = torch.randn(like.shape, generator=generator, dtype=like.dtype, device=source)
+    return drawn.to(like.device)
 
 
 def _tensor(value: Any, field: str) -> Tensor:

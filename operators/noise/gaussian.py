@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from operators.noise.base import NoiseModel
+from operators.noise.base import NoiseModel, standard_normal
 
 __all__ = ["Gaussian"]
 
@@ -78,7 +78,7 @@ class Gaussian(NoiseModel):
         self._check(tuple(mean.shape[1:]))
         precision = self.precision_as(mean)
         sigma = torch.where(precision > 0, precision, 1.0).rsqrt() * (precision > 0)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = standard_normal(mean, generator)
         return mean + sigma * noise
 
     def expected_information(self, mean: Tensor) -> Tensor:

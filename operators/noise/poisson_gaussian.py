@@ -19,7 +19,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from operators.noise.base import Pixelwise
+from operators.noise.base import Pixelwise, standard_normal
 
 __all__ = ["PoissonGaussian"]
 
@@ -54,7 +54,7 @@ class PoissonGaussian(Pixelwise):
     def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """mean + sqrt(v) * standard normal, `(B, *y_shape)`; masked pixels keep the mean."""
         self._check(tuple(mean.shape[1:]))
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
+        noise = standard_normal(mean, generator)
         return mean + self._kept_only(self._variance(mean.double()).sqrt().to(mean.dtype) * noise)
 
     def _log_density(self, y: Tensor, mean: Tensor) -> Tensor:
