@@ -40,6 +40,7 @@ GN_CG_ITERATIONS = 8  # at most, in each of them
 GN_CG_TOLERANCE = 1e-4
 GN_GAIN = 0.01  # nats: an item whose objective changes by less is done
 GN_HALVINGS = 4  # at most, of a step that raises the objective; then the item stays where it is
+UNIT = Gaussian(1.0)  # one object: `Stacked` keeps what it builds for it
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +147,7 @@ class Likelihood:
             return jacobian, self.noise, self.y - mean
         y = self.y.expand_as(mean)
         root, score = self.noise.curvature(y, mean).sqrt(), self.noise.score(y, mean)
-        return Weighted(jacobian, root), Gaussian(1.0), torch.where(root > 0, score / root, 0.0)
+        return Weighted(jacobian, root), UNIT, torch.where(root > 0, score / root, 0.0)
 
     def _proximal(
         self,

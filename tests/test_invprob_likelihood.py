@@ -91,6 +91,28 @@ def test_a_linear_operator_taken_as_any_other_has_the_closed_form(
     torch.testing.assert_close(value, potential, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("make", [Linear, lambda b: Pointwise(b, lambda a: a)], ids=["A", "A(x)"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_bounded_covariance_is_the_one_that_it_stands_for(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[Array], ForwardOperator], masked: bool
+) -> None:
+    """R = (S^-1 + I/c)^-1, with S and x as further data or as a map; for other c alike."""
+    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "GN_CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "GN_CG_ITERATIONS", 20)
+    mask = torch.tensor([False, True, False, False]) if masked else None
+    noise = Gaussian(torch.tensor([0.2, 0.5, 1.0, 0.3]), mask)
+    operator = make(np.random.default_rng(0).normal(size=(4, 6)))
+    likelihood, x = Likelihood(operator, noise, normal(3, 4)), normal(3, 6, seed=1)
+    matrix, apply = spread(6)
+    for limit in (0.4, 4.0):
+        whole = torch.from_numpy(np.linalg.inv(np.linalg.inv(matrix) + np.eye(6) / limit))
+        exact = likelihood.guidance(x, lambda u, r=whole: u @ r)
+        found = likelihood.guidance(x, Bounded(apply, limit))
+        for one, other in zip(found, exact, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("function", [torch.square, torch.tanh, torch.sin])
 def test_gauss_newton_descends_to_the_minimum(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[Tensor], Tensor]
