@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from invprob.observation import Observation
 from invprob.rtb import Trainer
 from invprob_cli import options
 from invprob_cli.certificate import PROMISED
@@ -60,6 +61,18 @@ def test_simulate_applies_settings_and_a_psf(folder: Path) -> None:
     np.save("dark.npy", -psf)
     assert "positive sum" in invoke(f"{common} blur --psf dark.npy", 3).stderr
     assert "lens.0.theta_E" in invoke(f"{common} lensing --set lens.0.theta=1", 2).stderr
+
+
+def test_simulate_makes_counts_and_inspect_shows_their_noise(folder: Path) -> None:
+    own = "--noise poisson --set noise.background=2 --out counts.h5"
+    facts = document(f"simulate --operator denoising --prior random_field --size 16 {own}")
+    assert facts["noise"] == "poisson" and facts["noise_sigma"] is None
+    data = Observation.read(folder / "counts.h5").data
+    assert (data == data.round()).all() and 50 < data.max() < 200
+    shown = document("inspect counts.h5")
+    assert shown["noise"] == "poisson"
+    assert shown["noise_parameters"] == facts["noise_parameters"]
+    assert shown["noise_parameters"]["background"] == 2
 
 
 @pytest.mark.parametrize(

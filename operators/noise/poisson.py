@@ -60,7 +60,8 @@ class Poisson(Pixelwise):
         """Counts, `(B, *y_shape)`, in the mean's dtype; masked pixels have their rate."""
         self._check(tuple(mean.shape[1:]))
         rate = self._rate(mean.double())
-        counts = torch.poisson(rate, generator=generator)
+        source = rate.device if generator is None else generator.device
+        counts = torch.poisson(rate.to(source), generator=generator).to(rate.device)
         return (rate + self._kept_only(counts - rate)).to(mean.dtype)
 
     def refuse_data(self, data: NDArray[Any]) -> None:

@@ -53,10 +53,12 @@ class StudentT(Pixelwise):
         """
         self._check(tuple(mean.shape[1:]))
         dof, scale = self._given(mean)
+        source = mean.device if generator is None else generator.device
         u, v = (
-            torch.rand(mean.shape, generator=generator, dtype=torch.float64, device=mean.device)
+            torch.rand(mean.shape, generator=generator, dtype=torch.float64, device=source)
             for _ in range(2)
         )
+        u, v = u.to(mean.device), v.to(mean.device)
         # 1 - U lies in (0, 1]: its power is finite, and expm1 keeps the small draws
         square = dof * torch.expm1(-2 / dof * torch.log1p(-u))
         draws = scale * square.sqrt() * (2 * math.pi * v).cos()
