@@ -235,10 +235,11 @@ class Trainer:
             share = len(part) / len(log_w)
             add_gradient(self.prior, self.policy, source.paths, share * self._squash(pull))
         self.explorer.keep(sources, parts, log_z)
+        fresh = sources[0].log_weight()  # of the posterior itself, whatever the temperature
         figures = {
             "loss": float((log_w - log_z).square().mean()),
-            "elbo": float(parts[0].mean()),
-            "std_log_w": float(parts[0].std()),
+            "elbo": float(fresh.mean()),  # a bound once exploration has ended
+            "std_log_w": float(fresh.std()),
         }
         if config.objective != "vargrad":
             # a quadratic in one number: plain descent, where Adam's momentum would overshoot
