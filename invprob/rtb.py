@@ -288,8 +288,7 @@ class Trainer:
         sources = self.explorer.draw(self.policy, likelihood, which, self.step)
         heat = temperature(sources[0], config.anneal, done / config.rtb_steps)
         parts = [source.log_weight(heat) for source in sources]
-        fresh = distributed.gathered(parts[0], self.explorer.fresh)
-        log_w = torch.cat([fresh, *parts[1:]])
+        log_w = torch.cat([distributed.gathered(parts[0], self.explorer.fresh), *parts[1:]])
         log_z = log_w.mean()
         if config.objective != "vargrad" and self.log_z[which].isfinite():
             log_z = self.log_z[which]
@@ -299,9 +298,11 @@ class Trainer:
             share = len(part) / len(log_w)
             add_gradient(self.prior, self.policy, source.paths, share * self._squash(pull))
         self.explorer.keep(sources, parts, log_z)
+        # of the posterior itself, whatever the temperature
+        fresh = distributed.gathered(sources[0].log_weight(), self.explorer.fresh)
         figures = {
             "loss": float((log_w - log_z).square().mean()),
-            "elbo": float(fresh.mean()),
+            "elbo": float(fresh.mean()),  # a bound once exploration has ended
             "std_log_w": float(fresh.std()),
         }
         if config.objective != "vargrad":

@@ -25,7 +25,7 @@ from priors.gaussian import Gaussian as GaussianPrior
 from priors.gaussian_mixture import GaussianMixture
 
 SMALL = TrainConfig(
-    steps=8, width=16, blocks=1, warm_steps=0, rtb_steps=6, paths=8,
+    steps=6, width=16, blocks=1, warm_steps=0, rtb_steps=4, paths=8,
     replay=0.25, backtrack=0.25, prior_paths=0.125,
 )  # fmt: skip
 
@@ -251,7 +251,7 @@ def test_observations_have_buffers_of_their_own() -> None:
 def test_mala_leaves_the_posterior_as_it_is_and_finds_it_from_beside() -> None:
     problem = three()
     config = replace(SMALL, local_search=40)
-    explorer = Explorer(problem.prior, problem.prior.schedule.grid(8), 1, config)
+    explorer = Explorer(problem.prior, problem.prior.schedule.grid(6), 1, config)
     n = 4000
     exact = torch.from_numpy(problem.sample(n, seed=0)).float()
     many = problem.likelihood.repeat(n)
@@ -275,13 +275,13 @@ def test_resume_with_a_buffer_is_bit_equal(tmp_path: Path) -> None:
     config = replace(
         SMALL, objective="rtb", depth="adaptive", local_search=3, exploration=1.2, anneal=5.0
     )
-    whole, first = trained(config, 6), trained(config, 3)
+    whole, first = trained(config, 4), trained(config, 2)
     second = trained(config, 0)
     checkpoint.save(first.state(), tmp_path)
     loaded = checkpoint.load(tmp_path)
     assert loaded is not None
     second.load(loaded)
-    for _ in range(3):
+    for _ in range(2):
         second.advance()
     for a, b in zip(whole.average.parameters(), second.average.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -297,8 +297,8 @@ def test_learned_log_z_reaches_the_evidence() -> None:
     matrix, y = np.array([[1.0, 0.3]]), np.array([0.7])
     likelihood = linear_likelihood(prior, matrix, 1.0, y)
     config = TrainConfig(
-        steps=20, width=16, blocks=1, warm_steps=0, rtb_steps=25, paths=32,
-        objective="rtb", log_z_rate=0.2, replay=0.25,
+        steps=20, width=16, blocks=1, warm_steps=0, rtb_steps=16, paths=32,
+        objective="rtb", log_z_rate=0.3, replay=0.25,
     )  # fmt: skip
     trainer = Trainer(prior, likelihood, config)
     trainer.advance()
@@ -312,7 +312,7 @@ def test_learned_log_z_reaches_the_evidence() -> None:
 
 def test_trust_pcl_is_rtb_and_vargrad_is_not() -> None:
     end = {
-        name: trained(replace(SMALL, objective=name), 4).policy.gain.detach() for name in OBJECTIVES
+        name: trained(replace(SMALL, objective=name), 3).policy.gain.detach() for name in OBJECTIVES
     }
     assert torch.equal(end["trust_pcl"], end["rtb"])
     assert not torch.equal(end["vargrad"], end["rtb"])
