@@ -111,7 +111,7 @@ def problem(name: str) -> Problem:
 def cell(found: Problem, arm: str, seed: int, rounds: int, n: int) -> dict[str, Any]:
     """Return the scores of one arm with one seed."""
     prior, likelihood = found.prior, found.likelihood
-    prior.steps = BASE.steps or prior.steps
+    prior.steps = BASE.steps or prior.steps  # the oracle walks as many as the prior says
     arm_config = replace(BASE, seed=seed, rtb_steps=0, **ARMS.get(arm, {}))
     # evaluations of one step in paths, where one on-policy step costs all of them
     cost = arm_config.paths * (
