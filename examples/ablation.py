@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -50,16 +51,13 @@ COLUMNS = {
     "evaluations": "network_evaluations", "CPU s": "seconds",
 }  # fmt: skip
 HEAD = """\
-# What each technique of RTB earns
-
 Made by `python examples/ablation.py`: {n} uncorrected samples a cell, mean ± standard deviation
-over seeds of training and sampling. No warm start; {paths} paths a step
-on a chain of {steps} steps at rate {rate:g}. Every arm has
-the same evaluations of the prior's denoiser as {rounds} on-policy steps (a MALA step counts as one,
-which the column leaves out; a replayed path as none), so arms that replay take more steps. *guided*
-is the policy before training, *oracle* the exact denoiser on the same chain. Metrics as in
-[benchmarks](benchmarks.md); the error of log Z is that of the importance estimate.
-"""
+over seeds of training and sampling. No warm start; {paths} paths a step on a chain of {steps} steps
+at rate {rate:g}. Every arm has the same evaluations of the prior's denoiser as {rounds} on-policy
+steps (a MALA step counts as one, which the column leaves out; a replayed path as none), so arms
+that replay take more steps. *guided* is the policy before training, *oracle* the exact denoiser on
+the same chain. Metrics as in [benchmarks](benchmarks.md); the error of log Z is that of the
+importance estimate. A technique is a default where it wins beyond the spread of the seeds."""
 
 
 def main() -> None:
@@ -82,11 +80,10 @@ def main() -> None:
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_text(json.dumps(row))
                     print(f"{name} {arm} {seed}: {row}", flush=True)
-    lines = [
-        HEAD.format(
-            n=asked.n, paths=BASE.paths, steps=BASE.steps, rate=BASE.rtb_rate, rounds=asked.rounds
-        )
-    ]
+    head = HEAD.format(
+        n=asked.n, paths=BASE.paths, steps=BASE.steps, rate=BASE.rtb_rate, rounds=asked.rounds
+    )
+    lines = ["# What each technique of RTB earns\n", textwrap.fill(head, 100), ""]
     for name in asked.problems:
         floor = exact_draws(problem(name), asked.n)
         lines += [
@@ -114,7 +111,7 @@ def problem(name: str) -> Problem:
 def cell(found: Problem, arm: str, seed: int, rounds: int, n: int) -> dict[str, Any]:
     """Return the scores of one arm with one seed."""
     prior, likelihood = found.prior, found.likelihood
-    prior.steps = BASE.steps or prior.steps
+    prior.steps = BASE.steps or prior.steps  # the oracle walks as many as the prior says
     arm_config = replace(BASE, seed=seed, rtb_steps=0, **ARMS.get(arm, {}))
     # evaluations of one step in paths, where one on-policy step costs all of them
     cost = arm_config.paths * (
