@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 PRECISIONS = ("float32", "bfloat16", "float16")
 GRACE = 120  # seconds for a step to end and be saved after a signal
 TAIL = 20  # lines shown of a log
+# exit codes of processes that ended because another one had: it was gone, or the agent stopped all
+STOPPED = (PeerLost.exit_code, 128 + signal.SIGTERM, -signal.SIGTERM)
 
 
 def join(nproc: int | None, device: str, precision: str) -> str:
@@ -94,7 +97,7 @@ def _start(nproc: int) -> int:
 
 def _explain(failures: dict[int, ProcessFailure], nproc: int, logs: Path) -> int:
     """Show the logs of those that failed by themselves; return their exit code."""
-    guilty = {r: f for r, f in failures.items() if f.exitcode != PeerLost.exit_code} or failures
+    guilty = {r: f for r, f in failures.items() if f.exitcode not in STOPPED} or failures
     code = max(failure.exitcode for failure in guilty.values())
     if 0 in guilty and guilty[0].exitcode > 0:  # it has said why
         return guilty[0].exitcode

@@ -50,7 +50,12 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
     x = np.random.default_rng(0).normal(size=2000)
     even, single = x / 2 - 0.125, np.where(np.arange(2000) == 7, 50.0, 0.0)
     for log_w, how in ((even, "psis"), (single, "none")):
-        draws = Draws(x[:, None].astype("f4"), x, log_w, np.where(x > 0, 1.05, 0.95))
+        draws = Draws(
+            x=x[:, None].astype("f4"),
+            log_likelihood=x,
+            log_weight=log_w,
+            chi2=np.where(x > 0, 1.05, 0.95),
+        )
         known = certify(log_w, draws.chi2, 100)
         _, found, certificate = corrected(draws, known, 100, "auto", seed=0)
         assert certificate.corrected == how

@@ -294,7 +294,7 @@ def test_a_model_that_is_the_stored_one_counts_once(folder: Path) -> None:
         (
             "--set matrx=3",
             2,
-            "did you mean 'matrix'? Valid: matrix; or noise.sigma, noise.scale, operator, prior",
+            "did you mean 'matrix'? Valid: matrix; or noise.KEY, operator, prior, noise",
         ),
         ("--set noise.scal=3", 2, "noise.scale"),
         ("--set noise.scale=x", 2, "needed a number"),

@@ -535,4 +535,5 @@ def test_every_error_has_an_exit_code() -> None:
         "NotDifferentiable": 2,
         "RunError": 1,
         "NumericalError": 5,
+        "PeerLost": 6,
     }
