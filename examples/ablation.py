@@ -22,9 +22,10 @@ import numpy as np
 from invprob import registry
 from invprob.certificate import certify
 from invprob.comparison import counting
+from invprob.config import TrainConfig
 from invprob.draws import draw
 from invprob.metrics import sliced_wasserstein
-from invprob.rtb import TrainConfig, Trainer
+from invprob.rtb import Trainer
 from invprob.suites.base import Problem
 
 PROBLEMS = ("gmm/d8_dy1_s0", "bipsda/half")

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from invprob.certificate import Certificate
     from invprob.comparison import compare
+    from invprob.config import TrainConfig
     from invprob.diagnosis import Diagnosis, diagnose
     from invprob.evidence import Evidence
     from invprob.likelihood import Likelihood
     from invprob.observation import Observation
     from invprob.policy import Policy
     from invprob.posterior import Posterior, train
-    from invprob.rtb import TrainConfig
     from invprob.trajectory import Trajectory
     from operators.errors import (
         InvprobError,
@@ -65,7 +65,7 @@ _HOME = {
     "Observation": "invprob.observation",
     "Policy": "invprob.policy",
     "Posterior": "invprob.posterior",
-    "TrainConfig": "invprob.rtb",
+    "TrainConfig": "invprob.config",
     "Trajectory": "invprob.trajectory",
     "compare": "invprob.comparison",
     "diagnose": "invprob.diagnosis",

@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 from invprob import registry
-from invprob.certificate import Certificate, Twins, certify
+from invprob.certificate import Certificate, certify
 from invprob.comparison import Result, measured, parse, refuse_mismatch
+from invprob.config import TrainConfig
 from invprob.draws import Draws, corrected
 from invprob.likelihood import Likelihood
 from invprob.metrics import (
@@ -35,9 +36,10 @@ from invprob.metrics import (
     sliced_wasserstein,
 )
 from invprob.policy import Policy
-from invprob.rtb import Progress, TrainConfig, Trainer
+from invprob.rtb import Trainer
 from invprob.suites.base import Problem
-from invprob.trajectory import Propose
+from invprob.trajectory import Progress, Propose
+from invprob.twins import Twins
 from operators.errors import NotDifferentiable, UnknownName
 
 TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives the row `rtb_raw` too

@@ -18,22 +18,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from invprob.likelihood import Likelihood
-from invprob.policy import Policy
-from invprob.trajectory import Guidance, path_guidance, prior_paths, rollout, score_path
-from operators.base import ForwardOperator
-from operators.noise import NoiseModel
-from priors.base import Prior
-from priors.process import generators
 
 PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et al. 2024)
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
 ISLAND_SPREAD = 1.0  # nats, up to which they agree
 MIN_ESS = 20.0  # below it a few samples would stand for all
+# ESS of n corrected samples that is trusted, as a share of n: m exact draws lie sqrt(n / m) times
+# as far from the posterior as n, and 3 times as far is the most that the word may stand for
+TRUSTED_SHARE = 1 / 9
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
 
 
@@ -216,44 +209,3 @@ def pareto_tail(log_w: NDArray[np.float64]) -> tuple[float, float, int] | None:
     k = float(np.log1p(-best * excess).mean())
     scale = -k / best
     return (k * count + 5) / (count + 10), scale, count  # weak prior towards 1/2, as in PSIS
-
-
-@dataclass(frozen=True, eq=False)
-class Twins:
-    """Simulated observations with the chains that produced them: exact posterior draws."""
-
-    likelihood: Likelihood
-    states: Tensor  # (N, M, *z_shape)
-    final: Tensor  # (M, *z_shape)
-    guidance: tuple[Guidance, ...]
-    times: tuple[float, ...]
-
-    @classmethod
-    def simulate(
-        cls,
-        prior: Prior,
-        operator: ForwardOperator,
-        noise: NoiseModel,
-        times: tuple[float, ...],
-        count: int,
-        seed: int,
-    ) -> Twins:
-        """Draw `count` chains of the prior and one observation of each."""
-        states, cleans = prior_paths(prior, generators(seed, range(count)), times)
-        with torch.no_grad():
-            mean = operator(prior.decode(cleans[-1]))
-            y = noise.sample(mean, torch.Generator().manual_seed(seed))
-        likelihood = Likelihood(operator, noise, y)
-        guidance = path_guidance(prior, likelihood, states, cleans, times)
-        return cls(likelihood, states, cleans[-1], guidance, times)
-
-    def gaps(self, prior: Prior, policy: Policy, paths: int, seed: int) -> NDArray[np.float64]:
-        """Return EUBO - ELBO of every twin, (M,): one exact path against `paths` rollouts."""
-        exact = score_path(prior, policy, self.guidance, self.states, self.final, self.times)
-        upper = exact.log_weight(prior, self.likelihood)
-        many = self.likelihood.repeat(paths)
-        sources = generators(seed, range(len(many.y)))
-        drawn = rollout(prior, policy.propose(prior, many), sources, self.times)
-        lower = drawn.log_weight(prior, many).view(-1, paths).mean(1)
-        gaps: NDArray[np.float64] = (upper - lower).cpu().numpy()
-        return gaps

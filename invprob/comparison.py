@@ -18,8 +18,7 @@ from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth
 from invprob.observation import Observation
 from invprob.posterior import Posterior, bind, resolve_prior
-from invprob.rtb import Progress
-from invprob.trajectory import Propose
+from invprob.trajectory import Progress, Propose
 from operators._maps import LinearMap
 from operators.base import ForwardOperator, LinearOperator
 from operators.errors import NotDifferentiable, UnknownName

@@ -27,9 +27,8 @@ from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.posterior import Posterior
 from invprob.ranks import Pair
-from invprob.rtb import Progress
 from invprob.summaries import Summary, summarise
-from invprob.trajectory import Move, Propose
+from invprob.trajectory import Move, Progress, Propose
 from operators.errors import NumericalError
 
 OWN, SIMULATED = "this observation", "simulated observations"  # stages of progress

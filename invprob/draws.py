@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob import distributed
-from invprob.certificate import Certificate, misfit, reliable
+from invprob.certificate import TRUSTED_SHARE, Certificate, misfit, reliable
 from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
-from invprob.rtb import Progress
-from invprob.trajectory import Move, Propose, batches, rollout
+from invprob.trajectory import Move, Progress, Propose, batches, rollout
 from operators.errors import NumericalError, UnknownName
 from priors.base import Prior
 from priors.process import generators
@@ -171,6 +170,9 @@ def corrected(
     draws = draws.taken(index, level)
     fit, verdict = float(draws.chi2.mean()), known.verdict
     if trusted and draws.island == 1:
-        evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}"
-        verdict = misfit(fit, pixels) or f"trust the corrected samples ({how}: {evenness})"
+        evenness = f"({how}: Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
+        word = f"trust the corrected samples {evenness}"
+        if known.ess < TRUSTED_SHARE * known.n:
+            word = f"corrected, but worth {known.ess:.0f} draws: train longer for more {evenness}"
+        verdict = misfit(fit, pixels) or word
     return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from invprob.certificate import PARETO_LIMIT, fits, log_mean, log_mean_se
 from invprob.observation import Observation
 from invprob.posterior import Posterior
-from invprob.rtb import Progress
+from invprob.trajectory import Progress
 from operators.base import LinearOperator
 from operators.errors import NumericalError, ObservationError
 from operators.noise import Gaussian

@@ -30,8 +30,8 @@ from invprob.draws import Scores, batch_size, known_correction
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.posterior import Posterior
-from invprob.rtb import Progress
 from invprob.spool import Spool
+from invprob.trajectory import Progress
 
 VERSION = 1
 SHOWN = 512  # samples kept for figures

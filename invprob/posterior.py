@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -21,15 +21,17 @@ import torch
 from numpy.typing import NDArray
 
 from invprob import distributed, registry
-from invprob.certificate import Certificate, Twins, certify
+from invprob.certificate import Certificate, certify
+from invprob.config import TrainConfig
 from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
-from invprob.rtb import Progress, TrainConfig, Trainer
+from invprob.rtb import Trainer
 from invprob.run import Run
-from invprob.trajectory import Propose
+from invprob.trajectory import Progress, Propose
+from invprob.twins import measured_gaps, simulated_twins
 from operators.errors import ObservationError, RunError
 from priors.base import Prior
 
@@ -278,34 +280,6 @@ def train(
     if kept:
         posterior.save_pretrained(kept.path)
     return posterior
-
-
-def simulated_twins(
-    prior: Prior,
-    observation: Observation,
-    times: tuple[float, ...],
-    config: TrainConfig,
-    instruments: Instruments | None = None,
-) -> list[Twins]:
-    """Return twins of the observation's instrument, or of as many others each with its own."""
-    if instruments is None:
-        operator, noise = observation.operator, observation.noise
-        return [Twins.simulate(prior, operator, noise, times, config.twins, seed=config.seed + 1)]
-    rng = np.random.default_rng([config.seed, 4])
-    seeds = rng.integers(2**31, size=config.twins).tolist()
-    return [Twins.simulate(prior, *instruments.draw(rng), times, 1, seed) for seed in seeds]
-
-
-def measured_gaps(
-    twins: Sequence[Twins], prior: Prior, policy: Policy, config: TrainConfig
-) -> NDArray[np.float64]:
-    """Return EUBO - ELBO of every twin."""
-    return np.concatenate(
-        [
-            some.gaps(prior, policy, config.twin_paths, config.seed + i)
-            for i, some in enumerate(twins)
-        ]
-    )
 
 
 def scale_warning(observation: Observation, prior: Prior) -> str:

@@ -44,7 +44,7 @@ from priors.base import Prior
 from priors.process import generators
 
 if TYPE_CHECKING:
-    from invprob.rtb import TrainConfig
+    from invprob.config import TrainConfig
 
 STORED = 2**24  # numbers that the buffer holds at most: 64 MB, in every checkpoint too
 CAPACITY = 1024  # paths that it holds at most

@@ -67,6 +67,7 @@ class Move:
 
 
 Propose = Callable[[Tensor, float, int], Move]
+Progress = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, figures
 Hold = Callable[[Tensor, int], Tensor]  # states z (B, *z_shape) drawn at a place of the grid -> z
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from invprob.rtb import Progress
+    from invprob.trajectory import Progress
 
 PLAIN_EVERY = 5.0  # seconds between lines of progress where stderr is not a terminal
 PLAIN_WIDTH = 150  # columns of a table where stdout is not a terminal

@@ -32,7 +32,7 @@ def demo(
     options.writable(out / "obs.h5")
 
     from invprob import figures, registry
-    from invprob.rtb import TrainConfig
+    from invprob.config import TrainConfig
     from invprob.simulate import draw_truth, simulate
     from invprob_cli.sample import draw_and_write
     from invprob_cli.train import trained

@@ -15,7 +15,7 @@ from invprob_cli import console, options
 
 if TYPE_CHECKING:
     from invprob.diagnosis import Diagnosis
-    from invprob.rtb import Progress
+    from invprob.trajectory import Progress
 
 FAILED = 4  # exit code under --strict
 

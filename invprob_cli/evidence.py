@@ -18,10 +18,10 @@ from rich.markup import escape
 from invprob_cli import console, options
 
 if TYPE_CHECKING:
+    from invprob.config import TrainConfig
     from invprob.evidence import Evidence
     from invprob.observation import Observation
     from invprob.posterior import Posterior
-    from invprob.rtb import TrainConfig
 
 STORED = "stored"  # name of the observation's own model
 OTHERS = ("operator", "prior", "noise")  # keys that are no parameter of operator or noise
@@ -81,9 +81,9 @@ def evidence(
 
     observation = Observation.read(obs, operator)
     from invprob import figures, trust_figures
+    from invprob.config import TrainConfig
     from invprob.evidence import evidence as weigh
     from invprob.evidence import refuse_other_data, verdict
-    from invprob.rtb import TrainConfig
     from invprob_cli.train import QUICK
 
     base = replace(TrainConfig(seed=seed), **(QUICK if quick else {}))

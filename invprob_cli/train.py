@@ -18,9 +18,9 @@ from invprob_cli import console, launch, options
 from invprob_cli.certificate import certificate_table, posterior_document
 
 if TYPE_CHECKING:
+    from invprob.config import TrainConfig
     from invprob.observation import Observation
     from invprob.posterior import Posterior
-    from invprob.rtb import TrainConfig
     from invprob.run import Run
 
 QUICK: dict[str, Any] = {"warm_steps": 100, "rtb_steps": 3}  # --quick: a first look
@@ -92,9 +92,9 @@ def train(
     run = Run.open(resume, out) if resume else None
     file = obs or (run.path / "obs.h5" if run else Path())
     observation = Observation.read(file, operator)
+    from invprob.config import TrainConfig
     from invprob.instruments import read_ranges
     from invprob.posterior import Posterior
-    from invprob.rtb import TrainConfig
 
     base, stored = TrainConfig(), run.config if run else {}
     if stored:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
-from invprob.certificate import Twins, certify, log_mean
+from invprob.certificate import certify, log_mean
 from invprob.correction import Islands, resample, smoothed, systematic
 from invprob.draws import Draws, corrected
 from invprob.policy import Policy
 from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import rollout
+from invprob.twins import Twins
 from priors.process import generators
 from tests.test_invprob_rtb import linear_gaussian
 
@@ -49,7 +50,8 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
     """
     x = np.random.default_rng(0).normal(size=2000)
     even, single = x / 2 - 0.125, np.where(np.arange(2000) == 7, 50.0, 0.0)
-    for log_w, how in ((even, "psis"), (single, "none")):
+    few = 1.6 * x  # ESS / n is exp(-1.6^2) = .08
+    for log_w, how in ((even, "psis"), (few, "psis"), (single, "none")):
         draws = Draws(
             x=x[:, None].astype("f4"),
             log_likelihood=x,
@@ -62,6 +64,9 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
         assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())
         if how == "none":
             assert found is draws and certificate is known
+            continue
+        if log_w is few:
+            assert certificate.verdict.startswith("corrected, but worth 1")
             continue
         assert found.x.mean() == pytest.approx(0.5, abs=0.1)
         assert certificate.verdict.startswith("trust the corrected samples (psis: Pareto k")

@@ -11,10 +11,11 @@ import torch
 from ranks import on_ranks
 
 from invprob import distributed
-from invprob.certificate import Twins
+from invprob.config import TrainConfig
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
-from invprob.rtb import TrainConfig, Trainer
+from invprob.rtb import Trainer
+from invprob.twins import Twins
 from operators.errors import ObservationError, RunError
 from operators.linear import Linear
 from operators.noise import Gaussian

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from invprob.config import TrainConfig
 from invprob.instruments import Instruments, read_ranges
 from invprob.observation import Observation
-from invprob.posterior import Posterior, bind, measured_gaps, simulated_twins
-from invprob.rtb import TrainConfig, Trainer
+from invprob.posterior import Posterior, bind
+from invprob.rtb import Trainer
+from invprob.twins import measured_gaps, simulated_twins
 from operators.denoising import Denoising
 from operators.errors import ObservationError, RunError, UnknownName
 from operators.inpainting import Inpainting

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from ranks import started
 
+from invprob.config import TrainConfig
 from invprob.observation import Observation
 from invprob.output import sample_to
 from invprob.posterior import Posterior, train
-from invprob.rtb import TrainConfig
 from invprob.run import Run
 from operators.denoising import Denoising
 

@@ -15,8 +15,9 @@ from torch.distributions import Normal
 from invprob import checkpoint, replay
 from invprob.balance import add_gradient, advantage, temperature
 from invprob.comparison import counting
+from invprob.config import OBJECTIVES, TrainConfig
 from invprob.replay import Explorer, Source, ranked
-from invprob.rtb import OBJECTIVES, TrainConfig, Trainer
+from invprob.rtb import Trainer
 from invprob.suites.base import Problem, linear_likelihood, linear_problem
 from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import Guidance, Trajectory, score_path

@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
 from invprob.balance import add_gradient
-from invprob.certificate import Twins, certify
+from invprob.certificate import certify
+from invprob.config import TrainConfig
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
 from invprob.policy import Policy
-from invprob.rtb import TrainConfig, Trainer
+from invprob.rtb import Trainer
 from invprob.suites.base import Problem, linear_problem
 from invprob.suites.gaussian import chain_covariance
 from invprob.suites.gmm import read_instance
 from invprob.trajectory import prior_paths, rollout, score_path
+from invprob.twins import Twins
 from operators.errors import NumericalError
 from operators.linear import Linear
 from operators.noise import Gaussian
