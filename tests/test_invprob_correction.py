@@ -50,7 +50,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
     """
     x = np.random.default_rng(0).normal(size=2000)
     even, single = x / 2 - 0.125, np.where(np.arange(2000) == 7, 50.0, 0.0)
-    few = 1.6 * x  # ESS / n is exp(-1.6^2) = .08
+    few = 2.1 * x  # ESS is about 130
     for log_w, how in ((even, "psis"), (few, "psis"), (single, "none")):
         draws = Draws(
             x=x[:, None].astype("f4"),
