@@ -78,8 +78,8 @@ def benchmark(
         console.document(facts)
         return
     _show(found, n, seeds)
-    for method, why in facts["left_out"].items():
-        console.say(f"{method}: not run: {why}")
+    for why in facts["left_out"].values():
+        console.say(f"not run: {why}")
     option = f"--instance {instance}" if instance else f"--suite {source['suite']}"
     name = f" --problem {source['problem']}" if "problem" in source else ""
     console.ending(wrote, _headline(found), f"invprob benchmark {option}{name} --seeds 5")
