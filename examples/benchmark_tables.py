@@ -50,11 +50,12 @@ Made by `make tables` (`python examples/benchmark_tables.py{options}`) with invp
 samples a method, {seeds}. Distances are to a stratified exact reference of ten times as many draws;
 the row *exact draws* is what {n} independent exact draws leave, mean ± standard deviation over 8.
 Where the posterior is known by stored draws alone (`levy` but for its Gauss law, `bipsda/xray`,
-`bipsda/phase`) one half of them is the reference and the other what exact draws leave. W is the 1-Wasserstein distance over 1000 projections, in units of x; mode error the total variation
-between mode weights; MMD² is without bias, so about 0 where laws agree; the MMSE gap is how much worse than the exact posterior's the mean of the
-samples estimates the truth, given the data; coverage is the share of exact draws inside central 90%
-intervals of the samples, value by value; residuals are in noise standard deviations. Problems of
-`levy` are compared as processes. `rtb` is resampled by its
+`bipsda/phase`) one half of them is the reference and the other what exact draws leave. W is the
+1-Wasserstein distance over 1000 projections, in units of x; mode error the total variation between
+mode weights; MMD² is without bias, so about 0 where laws agree; the MMSE gap is how much worse than
+the exact posterior's the mean of the samples estimates the truth, given the data; coverage is the
+share of exact draws inside central 90% intervals of the samples, value by value; residuals are in
+noise standard deviations. Problems of `levy` are compared as processes. `rtb` is resampled by its
 path weights, `rtb_raw` is not; `guided` is the policy before training; `oracle` is the exact
 denoiser on the same chain. All walk the same grid of times; evaluations of the denoiser are per
 sample. Baselines have their default settings, which were chosen on images and are not tuned here.
