@@ -56,12 +56,13 @@ mode weights; MMD² is without bias, so about 0 where laws agree; the MMSE gap i
 the exact posterior's the mean of the samples estimates the truth, given the data; coverage is the
 share of exact draws inside central 90% intervals of the samples, value by value; residuals are in
 noise standard deviations. Problems of `levy` are compared as processes. `rtb` is resampled by its
-path weights, `rtb_raw` is not; `guided` is the policy before training; `oracle` is the exact
-denoiser on the same chain. All walk the same grid of times; evaluations of the denoiser are per
-sample. Baselines have their default settings, which were chosen on images and are not tuned here.
-RTB trains with {training}. EUBO is the mean of log w under the normalised weights where these are
-reliable, else the ELBO plus the gap of simulated twins (other data, same instrument), which is an
-estimate and no bound. A dash is not defined. Times are of one busy CPU core."""
+path weights where they are reliable, `rtb_raw` is not; `guided` is the policy before training;
+`oracle` is the exact denoiser on the same chain. All walk the same grid of times; evaluations of
+the denoiser are per sample. Baselines have their default settings, which were chosen on images and
+are not tuned here. RTB trains with {training}. EUBO is the mean of log w under the normalised
+weights where these are reliable, else the ELBO plus the gap of simulated twins (other data, same
+instrument), which is an estimate and no bound. A dash is not defined. Times are of one busy CPU
+core."""
 
 
 def main() -> None:
