@@ -26,8 +26,13 @@ def posterior_document(
 
 def certificate_table(certificate: Certificate) -> None:
     """Print the certificate, each figure with what it should be."""
+    console.table(("", "", ""), certificate_rows(certificate), "Certificate")
+
+
+def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
+    """Return name, value and meaning of every figure."""
     c = certificate
-    rows = [
+    return [
         ("ELBO", _with_error(c.elbo, c.elbo_se), "lower bound of log p(y), nats"),
         ("log Z", _with_error(c.log_z, c.log_z_se), "log p(y) by importance weights, nats"),
         ("EUBO", _with_error(c.eubo), "upper bound: by reliable weights, else by twins, nats"),
@@ -41,7 +46,6 @@ def certificate_table(certificate: Certificate) -> None:
             f"{c.chi2_expected:.2f} expected",
         ),
     ]
-    console.table(("", "", ""), rows, "Certificate")
 
 
 def _with_error(value: float | None, error: float | None = None) -> str:

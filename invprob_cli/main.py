@@ -22,6 +22,7 @@ from invprob_cli.doctor import doctor
 from invprob_cli.evidence import evidence
 from invprob_cli.inspect import inspect
 from invprob_cli.lists import baselines, operators, priors, runs
+from invprob_cli.report import report
 from invprob_cli.sample import sample
 from invprob_cli.simulate import simulate
 from invprob_cli.train import train
@@ -103,8 +104,8 @@ def options(
 
 
 for command in (
-    demo, simulate, inspect, train, sample, compare, diagnose, benchmark, evidence, operators,
-    priors, baselines, runs, doctor,
+    demo, simulate, inspect, train, sample, compare, diagnose, report, benchmark, evidence,
+    operators, priors, baselines, runs, doctor,
 ):  # fmt: skip
     app.command()(command)
 
