@@ -31,10 +31,14 @@ def certificate_table(certificate: Certificate) -> None:
 
 def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
     """Return name, value and meaning of every figure."""
+    from invprob.certificate import reliable
+
     c = certificate
+    sure = c.corrected == "smc" or reliable(c.ess, c.pareto_k)
+    by = "log p(y) by importance weights, nats" + ("" if sure else ": too uneven to give its error")
     return [
         ("ELBO", _with_error(c.elbo, c.elbo_se), "lower bound of log p(y), nats"),
-        ("log Z", _with_error(c.log_z, c.log_z_se), "log p(y) by importance weights, nats"),
+        ("log Z", _with_error(c.log_z, c.log_z_se if sure else None), by),
         ("EUBO", _with_error(c.eubo), "upper bound: by reliable weights, else by twins, nats"),
         ("gap of twins", _with_error(c.gap, c.gap_se), _before(c.gap_start)),
         ("std of log w", _with_error(c.std_log_w), "0 when exact"),
