@@ -56,7 +56,9 @@ def _with_error(value: float | None, error: float | None = None) -> str:
     """Return "12.3 ± 0.4", to two digits of the error where there is one."""
     if value is None:
         return "not defined"
-    return f"{value:.4g}" if error is None else f"{value:.1f} ± {error:.1f}"
+    if error is None:
+        return f"{value:.1f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
+    return f"{value:.1f} ± {error:.1f}"
 
 
 def _before(gap_start: float | None) -> str:
