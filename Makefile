@@ -20,6 +20,7 @@ test: setup
 	$(BIN)/python -m pytest
 
 check: test
+	$(BIN)/python -m pytest -m slow
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

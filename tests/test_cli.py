@@ -305,6 +305,7 @@ def test_settings_reach_into_lists_and_leave_the_original() -> None:
             options.override(config, [wrong])
 
 
+@pytest.mark.slow
 def test_an_operator_that_is_not_linear_goes_the_whole_way(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

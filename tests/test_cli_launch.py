@@ -53,6 +53,7 @@ def real(command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(run, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(folder: Path) -> None:
     invoke("simulate --operator denoising --prior gaussian --noise 0.5 --out obs.h5")
     invoke(f"train --obs obs.h5 --name one {SMALL}")
@@ -70,6 +71,7 @@ def test_two_processes_train_what_one_does(folder: Path) -> None:
     assert len(rows[0]) == len(rows[1]) == 4
 
 
+@pytest.mark.slow
 def test_fault_47_when_one_process_dies_all_stop_and_its_log_is_shown(folder: Path) -> None:
     Path("dies.py").write_text(DIES)
     invoke("simulate --operator dies.py:Dies --prior gaussian --noise 0.5 --out obs.h5")

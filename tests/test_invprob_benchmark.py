@@ -145,6 +145,7 @@ def test_stored_draws_serve_as_reference_and_as_samples_apart() -> None:
     assert {"rtb", "guided", "dps", "copaint"} <= set(runnable(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOLERANCE)
 def test_guidance_weighted_by_its_paths_gives_the_stored_evidence(name: str) -> None:
     """The chain reaches the log Z of counts and of squares that rejection from the prior found."""
@@ -200,6 +201,7 @@ def test_the_oracle_lies_near_the_floor_and_its_weights_give_the_evidence(name: 
     assert row["residual_rms"] == pytest.approx(row["residual_rms_exact"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_a_trained_policy_brackets_the_evidence() -> None:
     found = benchmark(problem("gaussian/d2"), ("rtb",), n=500, config=SMALL)
     rows = {row["name"]: row for row in found.rows}

@@ -73,6 +73,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
         assert corrected(draws, known, 10**6, "psis", 0)[2].verdict.startswith("do not trust")
 
 
+@pytest.mark.slow
 def test_smc_estimates_the_evidence_between_its_bounds() -> None:
     """An untrained policy, d = 16: log Z within 0.05 nats; lower bound < exact < upper bound."""
     prior, likelihood, matrix = linear_gaussian(16, 8, steps=50)

@@ -66,6 +66,7 @@ def close(one: Any, other: Any) -> bool:
     return bool((weights[0] - weights[1]).abs().max() < 1e-5)
 
 
+@pytest.mark.slow
 def test_ranks_train_the_weights_of_one_process(tmp_path: Path) -> None:
     alone, figures = trained()
     together = on_ranks(3, trained, tmp_path)  # uneven: shares of 4 and 5 rows
