@@ -46,10 +46,6 @@ class Scores:
         kept = {name: getattr(self, name)[index] for name in names}
         return replace(self, **kept | {"log_weight": np.full(len(index), log_weight)})
 
-    def resampled(self, seed: int) -> Self:
-        """Return as many samples of equal weight: the log of the mean of the weights of these."""
-        return self.taken(*resample(self.log_weight, seed))
-
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draws(Scores):

@@ -38,7 +38,7 @@ def on_ranks(count: int, function: Callable[..., Any], folder: Path, *arguments:
     for process in ranks:
         process.join()
     assert [process.exitcode for process in ranks] == [0] * count
-    return [torch.load(file, weights_only=False) for file in files]
+    return [torch.load(file, weights_only=True) for file in files]
 
 
 def _alone(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ from ranks import on_ranks
 
 from invprob import distributed
 from invprob.config import TrainConfig
-from invprob.draws import Draws, draw
+from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.rtb import Trainer
 from invprob.twins import Twins
@@ -41,13 +41,14 @@ def trained(steps: int = STEPS) -> tuple[dict[str, Any], list[dict[str, float]]]
     return ours.state(), figures
 
 
-def certified(seed: int) -> tuple[Draws, np.ndarray]:
-    """Return samples drawn in several batches, and the gaps of twins."""
+def certified(seed: int) -> tuple[torch.Tensor, ...]:
+    """Return samples drawn in several batches with their log weights, and the gaps of twins."""
     ours = trainer()
     prior, likelihood = ours.prior, ours.likelihood
     twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, ours.times, 2, seed)
     samples = draw(prior, likelihood, lambda m: ours.average.propose(prior, m), ours.times, 1500, 3)
-    return samples, twins.gaps(prior, ours.average, 2, seed)
+    gaps = twins.gaps(prior, ours.average, 2, seed)
+    return tuple(map(torch.from_numpy, (samples.x, samples.log_weight, gaps)))
 
 
 def refused() -> str:
@@ -89,11 +90,11 @@ def test_a_checkpoint_of_two_ranks_goes_on_alone(tmp_path: Path) -> None:
 
 
 def test_samples_of_ranks_are_those_of_one_process(tmp_path: Path) -> None:
-    alone, gaps = certified(1)
-    for samples, found in on_ranks(2, certified, tmp_path, 1):
-        assert np.array_equal(samples.x, alone.x)
-        assert np.array_equal(samples.log_weight, alone.log_weight)
-        assert np.array_equal(found, gaps)
+    alone_x, alone_weight, gaps = certified(1)
+    for x, log_weight, found in on_ranks(2, certified, tmp_path, 1):
+        assert torch.equal(x, alone_x)
+        assert torch.equal(log_weight, alone_weight)
+        assert torch.equal(found, gaps)
 
 
 def test_fault_48_fewer_processes_than_asked_for_is_an_error(tmp_path: Path) -> None:
