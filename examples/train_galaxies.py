@@ -1,6 +1,7 @@
 """Train the shipped prior `galaxies-64` and write its folder, card and sample sheet.
 
-    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 [--real COSMOS/]
+    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \
+        [--device cuda] [--real COSMOS/]
 
 Everything follows from the seeds below. Training resumes from `--work`. `--real` points to a
 GalSim COSMOS catalogue (real F814W galaxies) that the prior has never seen: the card then says how
@@ -10,6 +11,7 @@ well it denoises them compared with simulated galaxies of the same size and nois
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +29,14 @@ from invprob.trajectory import batches, prior_paths
 from priors._residual_model import ResidualModel
 from priors.pixel import Pixel, PixelConfig
 from priors.process import Schedule, generators
-from priors.simulators.galaxies import draw_many
+from priors.simulators.galaxies import draw, draw_many
 from priors.training import Training, train
 
 SIZE, PATCH, LEVELS = 64, 4, 1000
-POOL, HELD_OUT, BANK = 24_576, 2_048, 512
+POOL, HELD_OUT, BANK = 98_304, 2_048, 512
+TRAINING = Training(
+    steps=30_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+)
 POOL_SEED, HELD_OUT_SEED, BANK_SEED = 1, 2, 100
 RHOS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # noise levels of the denoising table
 QUANTILES = (10, 25, 50, 75, 90)
@@ -188,7 +193,7 @@ def card(prior: Pixel, chain: Images, held_out: Images, steps: int, real: Path |
         "# galaxies-64\n",
         "Galaxies of 64x64 pixels as surface brightness; a typical peak is 1. Trained on simulated",
         "Sersic bulges and discs with spiral arms, clumps, texture and companions",
-        f"(`priors/simulators/galaxies.py`), {steps} steps of a {Training().steps}-step schedule,",
+        f"(`priors/simulators/galaxies.py`), {steps} steps of a {TRAINING.steps}-step schedule,",
         f"seeds {POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
         "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
         f"        --stop {steps} --real COSMOS/\n",
@@ -216,14 +221,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="prior folder to write")
-    parser.add_argument("--stop", type=int, default=Training().steps, help="last training step")
+    parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--real", type=Path, help="folder of a GalSim COSMOS catalogue")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
     pool_file, checkpoint = arguments.work / "pool.npy", arguments.work / "ckpt.pt"
     if not pool_file.exists():
-        np.save(pool_file, draw_many(POOL, POOL_SEED))
+        with ProcessPoolExecutor() as workers:
+            streams = map(np.random.default_rng, np.random.SeedSequence(POOL_SEED).spawn(POOL))
+            np.save(pool_file, np.stack(list(workers.map(draw, streams, chunksize=256))))
     pool, schedule, unet = np.load(pool_file), Schedule(), network()
     config = PixelConfig(
         (SIZE, SIZE),
@@ -239,13 +246,12 @@ def main() -> None:
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         weights, done = state["average"], state["step"]
-    if weights is None or done < arguments.stop:
+    if weights is None or done < TRAINING.steps:
+        training = replace(TRAINING, device=arguments.device)
         for step, loss, weights in train(  # noqa: B007  # the last weights are used
-            unet, encode, pool, schedule, Training(), checkpoint
+            unet, encode, pool, schedule, training, checkpoint
         ):
             print(f"step {step}: loss {loss:.4f}", flush=True)
-            if step >= arguments.stop:
-                break
     unet.load_state_dict(weights)
     prior = Pixel(unet, config, log_rho)
     times = schedule.grid(prior.steps)

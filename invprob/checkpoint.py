@@ -7,6 +7,7 @@ and the predecessor stays as `checkpoint.prev.pt`, so at any moment one of the t
 
 from __future__ import annotations
 
+import glob
 import io
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import Any
 
 from operators.errors import RunError
 
-__all__ = ["NAMES", "load", "replace", "save"]
+__all__ = ["NAMES", "beside", "load", "replace", "save"]
 
 NAMES = ("checkpoint.pt", "checkpoint.prev.pt")  # newest first
 
@@ -71,7 +72,7 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 def replace(path: Path, content: bytes, keep: Path | None = None) -> None:
     """Put `content` at `path` durably, by a rename; what was there goes to `keep`, if given."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = beside(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -86,6 +87,25 @@ def replace(path: Path, content: bytes, keep: Path | None = None) -> None:
             f"cannot write {path}: {error.strerror}; it needs {len(content) / 1e6:.1f} MB of free "
             "space. What was saved before is intact: make room and resume"
         ) from error
+
+
+def beside(path: Path) -> Path:
+    """Return the name under which this process writes `path`; what dead processes left goes."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        pid = other.suffix[1:]
+        if pid.isdecimal() and not _alive(int(pid)):
+            other.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _load(path: Path) -> dict[str, Any]:

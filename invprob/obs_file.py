@@ -26,6 +26,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from invprob import checkpoint
 from operators.errors import ObservationError, RunError
 
 __all__ = ["MAX_BYTES", "array", "as_json", "existing_file", "facts", "opened", "read", "write"]
@@ -86,7 +87,7 @@ def whole(path: Path, size: int) -> Iterator[h5py.File]:
     """
     if not path.parent.is_dir():
         raise RunError(f"cannot write {path}: the folder {path.parent} does not exist; create it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = checkpoint.beside(path)
     try:
         with h5py.File(temporary, "w", libver="v110") as file:  # v110: metadata checksums too
             yield file

@@ -38,26 +38,24 @@ class Training:
     rho_spread: float = 1.3
     seed: int = 0
     checkpoint_every: int = 250
+    device: str = "cpu"  # of everything, the random draws too
 
 
 def dihedral(images: Tensor, which: Tensor) -> Tensor:
     """Return images (B, H, H), each turned and flipped by its symmetry number 0..7 (B,)."""
-    out = []
-    for image, k in zip(images, which.tolist(), strict=True):
-        turned = torch.rot90(image, k % 4)
-        out.append(turned.flip(0) if k >= 4 else turned)
-    return torch.stack(out)
+    pixels = torch.arange(images[0].numel(), device=images.device).view(images[0].shape)
+    turned = [torch.rot90(pixels, k) for k in range(4)]
+    order = torch.stack(turned + [pixel.flip(0) for pixel in turned]).flatten(1)
+    return images.flatten(1).gather(1, order[which]).view(images.shape)
 
 
 def levels(schedule: Schedule, config: Training, generator: torch.Generator) -> Tensor:
     """Return times (batch,) of one training batch."""
     low, high = math.log(schedule.rho_min), math.log(schedule.rho_max)
-    shape = (config.batch,)
-    peaked = math.log(config.rho_centre) + config.rho_spread * torch.randn(
-        shape, generator=generator
-    )
-    even = low + (high - low) * torch.rand(shape, generator=generator)
-    pick = torch.rand(shape, generator=generator) < 0.75
+    draws: Any = {"size": (config.batch,), "generator": generator, "device": generator.device}
+    peaked = math.log(config.rho_centre) + config.rho_spread * torch.randn(**draws)
+    even = low + (high - low) * torch.rand(**draws)
+    pick = torch.rand(**draws) < 0.75
     return ((torch.where(pick, peaked, even) - low) / (high - low)).clamp(0, 1)
 
 
@@ -74,29 +72,32 @@ def train(
     One item is yielded at every checkpoint, after it is on disk. An interrupted training resumes
     from `checkpoint` and ends with the same weights as an uninterrupted one.
     """
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = {k: v.clone() for k, v in network.state_dict().items()}
+    network.to(config.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    current = network.state_dict()
+    average = {k: v.clone() for k, v in current.items()}
     optimiser = torch.optim.Adam(network.parameters(), lr=config.rate, betas=(0.9, 0.99))
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(config.device).manual_seed(config.seed)
     start = 0
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=config.device)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        generator.set_state(state["generator"])
+        generator.set_state(state["generator"].cpu())
         average, start = state["average"], state["step"]
-    pool, losses = torch.from_numpy(images), []
+    pool, losses = torch.from_numpy(images).to(config.device), []
+    low, span = math.log(schedule.rho_min), math.log(schedule.rho_max / schedule.rho_min)
     for step in range(start, config.steps):
         rate = min(1.0, (step + 1) / config.warmup)
         rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
         for group in optimiser.param_groups:
             group["lr"] = config.rate * max(rate, 1e-3)
-        which = torch.randint(len(pool), (config.batch,), generator=generator)
-        turn = torch.randint(8, (config.batch,), generator=generator)
-        z0 = encode(dihedral(pool[which], turn))
+        draws: Any = {"generator": generator, "device": pool.device}
+        which = torch.randint(len(pool), (config.batch,), **draws)
+        turn = torch.randint(8, (config.batch,), **draws)
+        z0 = encode(dihedral(pool[which].float(), turn))
         t = levels(schedule, config, generator)
-        eps = torch.randn(z0.shape, generator=generator)
-        rho = torch.tensor([schedule.rho(float(x)) for x in t]).view(-1, 1, 1, 1)
+        eps = torch.randn(z0.shape, **draws)
+        rho = (low + span * t).exp().view(-1, 1, 1, 1)
         alpha = (1 + rho**2) ** -0.5
         zt, target = alpha * (z0 + rho * eps), alpha * (eps - rho * z0)
         loss = (network(zt, t * 999).sample - target).square().mean()
@@ -104,11 +105,9 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(loss.detach())
         decay = min(config.ema, (step + 1) / (step + 10))
-        with torch.no_grad():
-            for key, value in network.state_dict().items():
-                average[key].lerp_(value, 1 - decay)
+        torch._foreach_lerp_(list(average.values()), list(current.values()), 1 - decay)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             state = {
                 "network": network.state_dict(),
@@ -118,7 +117,7 @@ def train(
                 "step": step + 1,
             }
             _write(state, checkpoint)
-            yield step + 1, float(np.mean(losses)), average
+            yield step + 1, float(torch.stack(losses).mean()), average
             losses = []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from ranks import started
 
+from invprob import checkpoint
 from invprob.config import TrainConfig
 from invprob.observation import Observation
 from invprob.output import sample_to
@@ -83,6 +85,16 @@ def compare_after_kills(tmp_path: Path, kills: int) -> None:
         sampled(cut)
         assert (whole / "posterior.h5").read_bytes() == (cut / "posterior.h5").read_bytes()
     assert not list(cut.glob(".posterior.h5*"))
+
+
+def test_what_a_dead_process_left_goes_and_a_living_ones_stays(tmp_path: Path) -> None:
+    path, living = tmp_path / "posterior.h5", os.getppid()
+    process = started(os.getpid)
+    process.join()
+    for pid in (process.pid, living):
+        (tmp_path / f".posterior.h5.{pid}").touch()
+    checkpoint.replace(path, b"whole")
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, f".posterior.h5.{living}"}
 
 
 def test_faults_27_and_29_three_kills(tmp_path: Path) -> None:
