@@ -35,7 +35,7 @@ from priors.training import Training, train
 SIZE, PATCH, LEVELS = 64, 4, 1000
 POOL, HELD_OUT, BANK = 98_304, 2_048, 512
 TRAINING = Training(
-    steps=30_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+    steps=12_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
 )
 POOL_SEED, HELD_OUT_SEED, BANK_SEED = 1, 2, 100
 RHOS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # noise levels of the denoising table
@@ -187,16 +187,16 @@ def sheet(chain: Images, held_out: Images, path: Path) -> None:
     figure.savefig(path, dpi=70)
 
 
-def card(prior: Pixel, chain: Images, held_out: Images, steps: int, real: Path | None) -> str:
+def card(prior: Pixel, chain: Images, held_out: Images, real: Path | None) -> str:
     """Return the README of the prior's folder."""
     lines = [
         "# galaxies-64\n",
         "Galaxies of 64x64 pixels as surface brightness; a typical peak is 1. Trained on simulated",
         "Sersic bulges and discs with spiral arms, clumps, texture and companions",
-        f"(`priors/simulators/galaxies.py`), {steps} steps of a {TRAINING.steps}-step schedule,",
-        f"seeds {POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
+        f"(`priors/simulators/galaxies.py`), {TRAINING.steps} steps of {TRAINING.batch}, seeds",
+        f"{POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
         "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
-        f"        --stop {steps} --real COSMOS/\n",
+        "        --device cuda --real COSMOS/\n",
         f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
         "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
         "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
@@ -221,7 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="prior folder to write")
-    parser.add_argument("--device", default="cpu", help="of the training")
+    parser.add_argument("--device", default="cpu", help="of training and chain")
     parser.add_argument("--real", type=Path, help="folder of a GalSim COSMOS catalogue")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -253,7 +253,7 @@ def main() -> None:
         ):
             print(f"step {step}: loss {loss:.4f}", flush=True)
     unet.load_state_dict(weights)
-    prior = Pixel(unet, config, log_rho)
+    prior = Pixel(unet, config, log_rho).to(arguments.device)
     times = schedule.grid(prior.steps)
     draws = [
         prior.decode(prior_paths(prior, generators(BANK_SEED, rows), times)[1][-1])
@@ -261,11 +261,11 @@ def main() -> None:
     ]
     prior.bank = torch.cat(draws).half()
     prior.config = replace(config, residual_model=ResidualModel.fit(prior, seed=3))
+    prior.to("cpu")
     prior.save(arguments.out)
     chain, held_out = prior.bank.double().numpy(), draw_many(HELD_OUT, HELD_OUT_SEED).astype(float)
     sheet(chain, held_out, arguments.out / "samples.png")
-    step = torch.load(checkpoint, weights_only=True)["step"]
-    text = card(prior, chain, held_out, step, arguments.real)
+    text = card(prior, chain, held_out, arguments.real)
     (arguments.out / "README.md").write_text(text)
     print(text)
 
