@@ -76,10 +76,8 @@ class Lensing(LinearOperator):
             set_(self, name, value)
         if self.psf is not None:
             set_(self, "psf", _parameters.array("psf", self.psf, ndim=2, odd=True))
-        s = _parameters.number("supersampling", self.supersampling, at_least=1, at_most=16)
-        if s != int(s):
-            raise ObservationError(f"supersampling is {s:g}; needed a whole number")
-        set_(self, "supersampling", int(s))
+        s = _parameters.whole("supersampling", self.supersampling, at_least=1, at_most=16)
+        set_(self, "supersampling", s)
 
     @classmethod
     def default(cls, x_shape: tuple[int, ...]) -> Self:

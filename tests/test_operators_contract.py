@@ -25,11 +25,15 @@ from operators.base import ForwardOperator, LinearOperator
 from operators.blur import Blur
 from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, UnknownName
+from operators.hdr import HDR
 from operators.inpainting import Inpainting
 from operators.lensing import EPL, SIE, SIS, Lensing, Shear
 from operators.linear import Linear
+from operators.mri import MRI
 from operators.noise import Gaussian
 from operators.phase_retrieval import PhaseRetrieval
+from operators.super_resolution import SuperResolution
+from operators.tomography import Tomography
 
 RNG = np.random.default_rng(5)
 KERNEL = RNG.random((3, 5))
@@ -56,6 +60,20 @@ INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
         lambda: Lensing((SIS(0.4),), (8, 8), 0.15, (6, 6), 0.1, None, 3),
     ],
     "phase_retrieval": [lambda: PhaseRetrieval((6, 5)), lambda: PhaseRetrieval((4, 7), 1.3)],
+    "super_resolution": [
+        lambda: SuperResolution((6, 8), 2),
+        lambda: SuperResolution((6, 9), 3, "bicubic"),
+    ],
+    "tomography": [
+        lambda: Tomography((6, 5), views=4, spacing=1.3),
+        lambda: Tomography((5, 7), "fan", views=3, detectors=8, pixel_size=0.5),
+    ],
+    "mri": [
+        lambda: MRI((6, 5), coils=2, acceleration=2),
+        lambda: MRI((4, 5, 2), sampled=np.arange(20).reshape(4, 5) % 3 > 0),
+        lambda: MRI((5, 4), sensitivities=RNG.standard_normal((3, 5, 4, 2))),
+    ],
+    "hdr": [lambda: HDR((6, 5)), lambda: HDR((5, 5), 0.8, "clip", psf=KERNEL)],
 }
 BAD: dict[str, list[dict[str, Any]]] = {
     "denoising": [{"shape": (0, 3)}, {"shape": 3}, {"shape": (2.5,)}],
@@ -97,6 +115,36 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"shape": (4, 4), "oversampling": 0.9},
         {"shape": (4, 4), "oversampling": math.nan},
         {"shape": (4, 4), "oversampling": 100},
+    ],
+    "super_resolution": [
+        {"shape": (4,)},
+        {"shape": (6, 6), "factor": 4},
+        {"shape": (6, 6), "factor": 1.5},
+        {"shape": (6, 6), "factor": 2, "kind": "nearest"},
+    ],
+    "tomography": [
+        {"shape": (4, 4), "beam": "cone"},
+        {"shape": (4, 4), "views": 0},
+        {"shape": (4, 4), "angles": [0.0, math.nan]},
+        {"shape": (4, 4), "pixel_size": -1},
+        {"shape": (4, 4), "detectors": 2.5},
+        {"shape": (4, 4), "beam": "fan", "source_distance": 2.0},
+    ],
+    "mri": [
+        {"shape": (4,)},
+        {"shape": (4, 4, 3)},
+        {"shape": (4, 4), "coils": 0},
+        {"shape": (4, 4), "acceleration": 0.5},
+        {"shape": (4, 4), "sampled": np.zeros((4, 4), dtype=bool)},
+        {"shape": (4, 4), "sampled": np.ones((3, 4), dtype=bool)},
+        {"shape": (4, 4), "sensitivities": np.ones((2, 4, 5, 2))},
+    ],
+    "hdr": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "full_well": 0},
+        {"shape": (4, 4), "kind": "hard"},
+        {"shape": (4, 4), "fwhm": math.nan},
+        {"shape": (4, 4), "psf": np.ones((2, 3))},
     ],
 }
 
