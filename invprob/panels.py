@@ -30,10 +30,14 @@ MASKED = "0.8"  # grey
 
 @dataclass(frozen=True)
 class Plane:
-    """Where panels lie: the side of a pixel in arcsec, None for pixels; the unit of values."""
+    """Where panels lie: the side of a pixel in arcsec, None for pixels; the unit of values.
+
+    axes: what is across and up where that is no image of the sky or a scene; "" otherwise.
+    """
 
     pixel: float | None
     unit: str
+    axes: tuple[str, str] = ("", "")
 
     @property
     def axis(self) -> str:
@@ -111,12 +115,15 @@ def _image(
 ) -> AxesImage:
     image = a.reshape(-1, *a.shape[-2:])[0]  # of more than two dimensions, the first image
     palette = matplotlib.colormaps[colours].with_extremes(bad=MASKED)
+    across, up = plane.axes
     ax.set_title(title, fontsize=10)
-    ax.set_xlabel(plane.axis, fontsize=8)
+    ax.set_xlabel(across or plane.axis, fontsize=8)
+    if up:
+        ax.set_ylabel(up, fontsize=8)
     ax.tick_params(labelsize=8)
     return ax.imshow(
         np.ma.masked_invalid(image), origin="lower", cmap=palette, norm=norm,
-        extent=plane.extent(image), interpolation="nearest",
+        extent=plane.extent(image), interpolation="nearest", aspect="auto" if across else "equal",
     )  # fmt: skip
 
 

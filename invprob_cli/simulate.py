@@ -36,13 +36,14 @@ def simulate(
         Path | None, typer.Option(help="Point spread function (FITS or .npy), cut to fit.")
     ] = None,
     noise: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="FRACTION|NAME",
-            help="Standard deviation of Gaussian noise as a fraction of the peak datum, or "
-            "poisson, poisson_gaussian or student_t, whose parameters are --set noise.KEY=VALUE.",
+            help="Standard deviation of Gaussian noise as a fraction of the peak datum (default: "
+            "the operator's own), or poisson, poisson_gaussian or student_t, whose parameters are "
+            "--set noise.KEY=VALUE.",
         ),
-    ] = "0.05",
+    ] = None,
     size: Annotated[
         str | None,
         typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
@@ -66,7 +67,7 @@ def simulate(
     of_noise, of_operator = split_noise(settings)
     instrument = build(cls, loaded.x_shape, of_operator, psf)
     x, own = _fitted(truth, loaded) if truth else (draw_truth(loaded, seed), 0.0)
-    wanted = fraction_or_name(noise)
+    wanted = None if noise is None else fraction_or_name(noise)
     observation = observe(instrument, x, wanted, seed, name, loaded.unit, own, of_noise)
     observation.write(out)
     figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))

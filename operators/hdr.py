@@ -40,7 +40,7 @@ class HDR(ForwardOperator):
     summary: ClassVar[str] = "saturating detector after a blur; not linear"
 
     shape: tuple[int, int]
-    full_well: float = 0.5
+    full_well: float = 0.3
     kind: str = "soft"
     fwhm: float = 2.0
     psf: npt.NDArray[np.float64] | None = None
@@ -55,7 +55,7 @@ class HDR(ForwardOperator):
 
     @classmethod
     def default(cls, x_shape: tuple[int, ...]) -> Self:
-        """A soft limit at 0.5 behind a Gaussian of FWHM 2 pixels."""
+        """A soft limit at 0.3 behind a Gaussian of FWHM 2 pixels."""
         height, width = _parameters.shape("x_shape", x_shape, ndim=2)
         return cls((height, width))
 

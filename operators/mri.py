@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,9 @@ class MRI(LinearOperator):
 
     default_prior: ClassVar[str] = "galaxies-64"
     summary: ClassVar[str] = "multi-coil k-space of a real or complex image"
+
+    noise_fraction: ClassVar[float] = 0.003  # the zero frequency is far above all others
+    axes: ClassVar[tuple[str, str]] = ("kx", "ky")
 
     shape: tuple[int, ...]
     coils: int = 4
@@ -97,6 +100,10 @@ class MRI(LinearOperator):
     @property
     def y_shape(self) -> tuple[int, ...]:
         return (self.coils, *self.shape[:2], 2)
+
+    def picture(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """k-space of the first coil, its real part."""
+        return y[0, :, :, 0]
 
     @property
     def data_mask(self) -> Tensor:

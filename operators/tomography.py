@@ -52,6 +52,9 @@ class Tomography(LinearOperator):
     default_prior: ClassVar[str] = "galaxies-64"
     summary: ClassVar[str] = "line integrals at few angles, parallel or fan beam"
 
+    noise_fraction: ClassVar[float] = 0.02
+    axes: ClassVar[tuple[str, str]] = ("detector element", "view")
+
     shape: tuple[int, int]
     beam: str = "parallel"
     views: int = 30
@@ -150,10 +153,8 @@ class Tomography(LinearOperator):
         weights = np.empty(indices.size)
         _trace(points / self.pixel_size, directions, height, width, indptr, indices, weights)
         used = int(indptr[-1])
-        weights *= self.pixel_size
-        return SparseMatrix(
-            indptr, indices[:used].copy(), weights[:used].copy(), (rays, height * width)
-        )
+        lengths = self.pixel_size * weights[:used]
+        return SparseMatrix(indptr, indices[:used].copy(), lengths, (rays, height * width))
 
 
 @compiled

@@ -1,0 +1,31 @@
+"""Every operator through the commands: simulated, shown, and put through a sampler."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from invprob import registry
+from invprob.comparison import compare
+from invprob.observation import Observation
+from tests.conftest import document
+
+SIZES = {"linear": "gaussian --size 8"}  # prior and size of x where it is not the usual
+USUAL = "random_field --size 12"
+
+
+@pytest.mark.parametrize("name", registry.names("operators"))
+def test_every_operator_is_simulated_and_compared(folder: Path, name: str) -> None:
+    prior = SIZES.get(name, USUAL)
+    made = document(f"simulate --operator {name} --prior {prior} --seed 2 --out {name}.h5")
+    assert Path(made["figure"]).stat().st_size > 500
+    observation = Observation.read(f"{name}.h5")
+    mean = observation.operator(observation.y.new_tensor(observation.truth)[None])
+    kept = observation.noise.kept(observation.operator.y_shape).numpy()
+    residual = observation.noise.whitened(observation.y, mean).numpy()[0][kept]
+    spread = 5 / np.sqrt(2 * kept.sum())
+    assert abs(np.sqrt(np.square(residual).mean()) - 1) < spread  # the noise is what is stated
+    (result,) = compare(observation, baselines=("dps:steps=4",), n=2)
+    assert np.isfinite(result.draws.chi2).all() and result.scores["network_evaluations"] == 4
