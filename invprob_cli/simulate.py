@@ -71,16 +71,17 @@ def simulate(
     observation = observe(instrument, x, wanted, seed, name, loaded.unit, own, of_noise)
     observation.write(out)
     figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))
+    sigma = observation.noise_sigma
     facts = {
         "file": out, "figure": figure, "operator": observation.name, "prior": name,
         "x_shape": instrument.x_shape, "y_shape": instrument.y_shape,
-        "noise": observation.noise_name, "noise_sigma": observation.noise_sigma,
+        "noise": observation.noise_name, "noise_sigma": sigma if isinstance(sigma, float) else None,
         "noise_parameters": obs_file.facts(out)["noise_parameters"], "seed": seed,
     }  # fmt: skip
     if as_json:
         console.document(facts)
         return
-    described = ", ".join(f"{k} {console.cell(v)}" for k, v in observation.noise.config().items())
+    described = ", ".join(f"{k} {_span(v)}" for k, v in observation.noise.config().items())
     shapes = (" x ".join(map(str, shape)) for shape in (instrument.x_shape, instrument.y_shape))
     console.ending(
         [out, figure],
@@ -88,6 +89,13 @@ def simulate(
         f"{observation.noise_name} noise, {described}",
         f"invprob train --operator {operator} --obs {out}",
     )
+
+
+def _span(value: float | NDArray[np.float64]) -> str:
+    """Return a parameter of the noise as text: of a map, its least and largest value."""
+    if isinstance(value, float):
+        return console.cell(value)
+    return f"{console.cell(float(value.min()))} to {console.cell(float(value.max()))}"
 
 
 def fraction_or_name(noise: str) -> float | str:

@@ -22,11 +22,14 @@ from operators._compiled import compiled
 from operators._conjugate_gradients import conjugate_gradients
 from operators._sparse import SparseMatrix
 from operators.base import ForwardOperator, LinearOperator
+from operators.black_hole import BlackHole
 from operators.blur import Blur
+from operators.born_scattering import BornScattering
 from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, UnknownName
 from operators.hdr import HDR
 from operators.inpainting import Inpainting
+from operators.inverse_scattering import InverseScattering
 from operators.lensing import EPL, SIE, SIS, Lensing, Shear
 from operators.linear import Linear
 from operators.mri import MRI
@@ -38,6 +41,7 @@ from operators.tomography import Tomography
 RNG = np.random.default_rng(5)
 KERNEL = RNG.random((3, 5))
 LENS = (SIE(0.5, 0.7, 0.4, 0.02, -0.03, 0.01), EPL(0.2, 0.9, 1.0, 2.1), Shear(0.03, -0.04))
+STATIONS = 6.4e6 * np.array([[1, 0.1, 0], [0.9, 0, 0.4], [0.9, -0.4, 0], [0.7, 0.5, 0.5]])
 SMALL = {"image_shape": (9, 8), "pixel_scale": 0.15, "source_shape": (6, 7)}
 
 INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
@@ -72,6 +76,14 @@ INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
         lambda: MRI((6, 5), coils=2, acceleration=2),
         lambda: MRI((4, 5, 2), sampled=np.arange(20).reshape(4, 5) % 3 > 0),
         lambda: MRI((5, 4), sensitivities=RNG.standard_normal((3, 5, 4, 2))),
+    ],
+    "born_scattering": [lambda: BornScattering((5, 4), 2, 3)],
+    "inverse_scattering": [
+        lambda: InverseScattering((4, 5), 2, 3, pixel_size=1.0, contrast=0.3),
+    ],
+    "black_hole": [
+        lambda: BlackHole((5, 4), times=2, floor=0.1),
+        lambda: BlackHole((4, 4), stations=STATIONS, first_hour=-1, last_hour=1, times=1, floor=1),
     ],
     "hdr": [lambda: HDR((6, 5)), lambda: HDR((5, 5), 0.8, "clip", psf=KERNEL)],
 }
@@ -138,6 +150,27 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"shape": (4, 4), "sampled": np.zeros((4, 4), dtype=bool)},
         {"shape": (4, 4), "sampled": np.ones((3, 4), dtype=bool)},
         {"shape": (4, 4), "sensitivities": np.ones((2, 4, 5, 2))},
+    ],
+    **{
+        name: [
+            {"shape": (4,)},
+            {"shape": (4, 4), "transmitters": 0},
+            {"shape": (4, 4), "receivers": 1.5},
+            {"shape": (4, 4), "wavelength": math.nan},
+            {"shape": (4, 4), "pixel_size": 1.0, "radius": 2.0},
+            {"shape": (4, 4), "contrast": 0},
+        ]
+        for name in ("born_scattering", "inverse_scattering")
+    },
+    "black_hole": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "field_of_view": -1},
+        {"shape": (4, 4), "declination": 91},
+        {"shape": (4, 4), "declination": -80},
+        {"shape": (4, 4), "last_hour": 0.0},
+        {"shape": (4, 4), "stations": STATIONS[:, :2]},
+        {"shape": (4, 4), "stations": STATIONS[:3]},
+        {"shape": (4, 4), "sefd": [1.0, 2.0]},
     ],
     "hdr": [
         {"shape": (4,)},
