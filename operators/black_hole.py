@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +113,10 @@ class BlackHole(ForwardOperator):
     @property
     def y_shape(self) -> tuple[int, ...]:
         return (2 * len(self._triangles) + len(self._quadrangles) + 1,)
+
+    def picture(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The closures; the flux is of another size."""
+        return y[:-1]
 
     def visibilities(self, x: Tensor) -> Tensor:
         """V (B, n, 2), real and imaginary parts, of every pair of every scan."""

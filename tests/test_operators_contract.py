@@ -25,14 +25,17 @@ from operators.base import ForwardOperator, LinearOperator
 from operators.black_hole import BlackHole
 from operators.blur import Blur
 from operators.born_scattering import BornScattering
+from operators.burgers import Burgers
 from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, UnknownName
+from operators.full_waveform import FullWaveform
 from operators.hdr import HDR
 from operators.inpainting import Inpainting
 from operators.inverse_scattering import InverseScattering
 from operators.lensing import EPL, SIE, SIS, Lensing, Shear
 from operators.linear import Linear
 from operators.mri import MRI
+from operators.navier_stokes import NavierStokes
 from operators.noise import Gaussian
 from operators.phase_retrieval import PhaseRetrieval
 from operators.super_resolution import SuperResolution
@@ -84,6 +87,14 @@ INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
     "black_hole": [
         lambda: BlackHole((5, 4), times=2, floor=0.1),
         lambda: BlackHole((4, 4), stations=STATIONS, first_hour=-1, last_hour=1, times=1, floor=1),
+    ],
+    "burgers": [lambda: Burgers(8), lambda: Burgers(6, 0.02, 0.5, 3, steps=4)],
+    "navier_stokes": [
+        lambda: NavierStokes((6, 8)),
+        lambda: NavierStokes((6, 6), 50.0, 0.0, 0.5, 3, steps=5),
+    ],
+    "full_waveform": [
+        lambda: FullWaveform((5, 4), duration=0.2, samples=4, shots=2, receivers=3, absorbing=2),
     ],
     "hdr": [lambda: HDR((6, 5)), lambda: HDR((5, 5), 0.8, "clip", psf=KERNEL)],
 }
@@ -171,6 +182,30 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"shape": (4, 4), "stations": STATIONS[:, :2]},
         {"shape": (4, 4), "stations": STATIONS[:3]},
         {"shape": (4, 4), "sefd": [1.0, 2.0]},
+    ],
+    "burgers": [
+        {"points": 7},
+        {"points": 8, "subsampling": 3},
+        {"points": 8, "viscosity": 0},
+        {"points": 8, "duration": math.inf},
+        {"points": 8, "steps": 0},
+    ],
+    "navier_stokes": [
+        {"shape": (4,)},
+        {"shape": (6, 5)},
+        {"shape": (6, 6), "subsampling": 4},
+        {"shape": (6, 6), "reynolds": 0},
+        {"shape": (6, 6), "forcing": math.nan},
+        {"shape": (6, 6), "steps": 2.5},
+    ],
+    "full_waveform": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "slowest": 5.0},
+        {"shape": (4, 4), "pixel_size": 50.0},
+        {"shape": (4, 4), "frequency": -1},
+        {"shape": (4, 4), "depth": 4},
+        {"shape": (4, 4), "shots": 0},
+        {"shape": (4, 4), "duration": math.nan},
     ],
     "hdr": [
         {"shape": (4,)},
@@ -427,7 +462,7 @@ def test_config_round_trip(make: Callable[[], ForwardOperator]) -> None:
 @pytest.mark.parametrize("name", sorted(INSTANCES))
 def test_default_and_class_facts(name: str) -> None:
     cls = registry.operator_class(name)
-    shape = (12,) if name == "linear" else (12, 12)
+    shape = (12,) if name in ("linear", "burgers") else (12, 12)
     a = cls.default(shape)
     assert a.x_shape == shape
     assert a(draw(shape, 1)).isfinite().all()
