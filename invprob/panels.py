@@ -73,14 +73,15 @@ def value(
     title: str,
     plane: Plane,
     norm: Normalize,
-    colours: str = "inferno",
+    colours: str | None = None,
     band: Array | None = None,
     behind: Array | None = None,
     bar: bool = True,
 ) -> None:
     """Draw a quantity: an image in colours, or a line with the interval of `band` (n, d).
 
-    A line is drawn over `behind`, what it should match, in grey.
+    Colours diverge from white at zero where the scale is the same on both sides of it. A line is
+    drawn over `behind`, what it should match, in grey.
     """
     if a.ndim == 1:
         i = np.arange(len(a))
@@ -93,7 +94,8 @@ def value(
         _label_line(ax, title, plane.unit)
         return
     stretch = ", asinh stretch" if isinstance(norm, AsinhNorm) else ""
-    drawn = _image(ax, a, title + stretch, plane, norm, colours)
+    usual = "RdBu_r" if norm.vmax == -(norm.vmin or 0) else "inferno"
+    drawn = _image(ax, a, title + stretch, plane, norm, colours or usual)
     if bar:
         _colour_bar(ax, drawn, plane.unit)
 
@@ -194,10 +196,17 @@ def _label_line(ax: Axes, title: str, unit: str) -> None:
 
 
 def norm(a: Array) -> Normalize:
-    """Return the scale of an image: asinh for sources on a dark ground, linear otherwise."""
+    """Return the scale of an image: asinh for sources on a dark ground and the like, else linear.
+
+    It is symmetric about zero where values of both signs are large.
+    """
     low, high = float(np.nanmin(a)), float(np.nanmax(a))
     if high <= low:
         return Normalize(low, low + 1)
+    if min(-low, high) > 0.3 * max(-low, high):
+        peak = max(-low, high)
+        faint = np.nanpercentile(np.abs(a), 75) < SOFTENING * peak
+        return AsinhNorm(SOFTENING * peak, -peak, peak) if faint else Normalize(-peak, peak)
     bright = np.nanpercentile(a, 75) < 0.3 * high and low > -0.3 * high
     if bright:
         return AsinhNorm(SOFTENING * high, vmin=low, vmax=high)
@@ -205,8 +214,9 @@ def norm(a: Array) -> Normalize:
 
 
 def _asinh_ticks(norm: AsinhNorm) -> FixedLocator:
-    """Return ticks at 0 and at 1, 2, 5 times powers of ten on an asinh colour bar."""
-    assert norm.vmax is not None  # `_norm` always sets it
+    """Return ticks at 0 and at 1, 2, 5 times powers of ten, of either sign, on an asinh bar."""
+    assert norm.vmax is not None and norm.vmin is not None  # `norm` always sets them
     top = np.floor(np.log10(norm.vmax))
     steps = [digit * 10.0**power for power in (top - 1, top) for digit in (1, 2, 5)]
-    return FixedLocator([0.0, *(v for v in steps if SOFTENING / 2 < v / norm.vmax <= 1)])
+    shown = [v for v in steps if SOFTENING / 2 < v / norm.vmax <= 1]
+    return FixedLocator([*(-v for v in shown if -v >= norm.vmin), 0.0, *shown])

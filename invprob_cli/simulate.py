@@ -44,10 +44,7 @@ def simulate(
             "--set noise.KEY=VALUE.",
         ),
     ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
-    ] = None,
+    size: options.Size = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
@@ -63,7 +60,7 @@ def simulate(
 
     cls = registry.operator_class(operator)
     name = prior or cls.default_prior
-    loaded = _load_prior(name, size)
+    loaded = load_prior(name, size)
     of_noise, of_operator = split_noise(settings)
     instrument = build(cls, loaded.x_shape, of_operator, psf)
     x, own = _fitted(truth, loaded) if truth else (draw_truth(loaded, seed), 0.0)
@@ -167,7 +164,7 @@ def read_psf(path: Path, side: int) -> NDArray[np.float64]:
     return cut
 
 
-def _load_prior(name: str, size: str | None) -> Prior:
+def load_prior(name: str, size: str | None) -> Prior:
     """Return the prior, in the size asked for: N is a vector or a square, by the prior's kind."""
     from invprob import registry
     from operators.errors import UnknownName
