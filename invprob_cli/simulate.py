@@ -22,7 +22,11 @@ NOISE = "noise."  # begins the settings of the noise
 
 def simulate(
     operator: Annotated[
-        str, typer.Option(help="Name of an operator, or file.py:Class (which runs that file).")
+        str,
+        typer.Option(
+            help="Name of an operator, several as blur+inpainting, or file.py:Class (which runs "
+            "that file)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("obs.h5"),
     prior: options.PriorName = None,

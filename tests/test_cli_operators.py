@@ -17,7 +17,7 @@ CHEAPER = {"full_waveform": "--set samples=12 --set duration=0.2 --set absorbing
 USUAL = "random_field --size 12"
 
 
-@pytest.mark.parametrize("name", registry.names("operators"))
+@pytest.mark.parametrize("name", [*registry.names("operators"), "blur+inpainting"])
 def test_every_operator_is_simulated_and_compared(folder: Path, name: str) -> None:
     prior = "gaussian --size 8" if name in VECTORS else USUAL
     command = f"simulate --operator {name} --prior {prior} {CHEAPER.get(name, '')}"

@@ -220,6 +220,12 @@ CASES = [
     pytest.param(make, id=f"{name}-{i}")
     for name, makers in INSTANCES.items()
     for i, make in enumerate(makers)
+] + [
+    pytest.param(
+        lambda name=name: registry.operator_class(name).default((8, 6)),  # type: ignore[misc]
+        id=name,
+    )
+    for name in ("blur+inpainting", "blur+super_resolution+hdr")
 ]
 every_operator = pytest.mark.parametrize("make", CASES)
 
@@ -478,6 +484,27 @@ def test_default_and_class_facts(name: str) -> None:
 def test_bad_parameters_are_refused(name: str, config: dict[str, Any]) -> None:
     with pytest.raises(ObservationError):
         registry.operator_class(name).from_config(config)
+
+
+def test_parts_of_a_composition_must_fit() -> None:
+    cls = registry.operator_class("blur+inpainting")
+    assert cls is registry.operator_class("blur+inpainting") and cls.linear
+    assert registry.name_of(cls) == "blur+inpainting"
+    with pytest.raises(ObservationError, match="takes"):
+        cls.from_config({"parts": [{"shape": (4, 4)}, {"shape": (4, 5)}]})
+    with pytest.raises(ObservationError, match="needed 2"):
+        cls.from_config({"parts": [{"shape": (4, 4)}]})
+    with pytest.raises(ObservationError, match="did you mean 'fwhm'"):
+        cls.from_config({"parts": [{"shape": (4, 4), "fwmh": 1}, {"shape": (4, 4)}]})
+    with pytest.raises(ObservationError, match="needed Inpainting"):
+        cls.from_config({"parts": [Blur((4, 4)), Blur((4, 4))]})
+    with pytest.raises(UnknownName, match="did you mean 'inpainting'"):
+        registry.operator_class("blur+inpaintin")
+    blur, inpainting = Blur((4, 4), fwhm=2), Inpainting((4, 4))
+    x = draw((4, 4), 2)
+    a = cls.from_config({"parts": [blur, inpainting.config()]})
+    torch.testing.assert_close(a(x), inpainting(blur(x)), rtol=0, atol=0)
+    assert torch.equal(a.data_mask, inpainting.data_mask)  # type: ignore[arg-type]
 
 
 def test_misspelt_and_missing_keys_are_named() -> None:
