@@ -68,7 +68,15 @@ SHARED = {  # modules that serve the others and are not themselves of the kind
 
 
 def operator_class(name: str) -> type[ForwardOperator]:
-    """Return the operator class of that name, or of `file.py:Class`; raises `UnknownName`."""
+    """Return the operator class of that name, or of `file.py:Class`; raises `UnknownName`.
+
+    `blur+inpainting` is the class of their compositions, the first applied first.
+    """
+    if "+" in name:
+        kinds = [operator_class(part) for part in name.split("+")]
+        from operators._composition import composition
+
+        return composition(*kinds)
     cls: type[ForwardOperator] = _load_class("operators", name)
     return cls
 
@@ -162,7 +170,12 @@ def summary(kind: str, name: str) -> str:
 
 
 def name_of(cls: type) -> str:
-    """Return the registered name of a class, or `file.py:Class` (no folder) for a user's own."""
+    """Return the registered name of a class, or `file.py:Class` (no folder) for a user's own.
+
+    That of a composition is the names of its parts, joined by '+'.
+    """
+    if hasattr(cls, "composed_of"):
+        return "+".join(map(name_of, cls.composed_of))
     package, _, module = cls.__module__.rpartition(".")
     if package in PACKAGES.values():
         return module

@@ -92,7 +92,9 @@ def class_constants(base: Path, module: Path) -> dict[str, Any]:
                     found[key] = None
         return found
 
-    return next(filter(None, map(constants, own.values())), {})
+    # a parent in neither file is itself derived from the first class of `base`
+    root = next(filter(None, map(constants, inherited.values())), {})
+    return root | next(filter(None, map(constants, own.values())), {})
 
 
 def _classes(path: Path) -> list[ast.ClassDef]:

@@ -39,6 +39,10 @@ Processes = Annotated[
 PriorName = Annotated[
     str | None, typer.Option("--prior", help="Name of a prior, or a local prior folder.")
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
+]
 
 Config = TypeVar("Config")
 
