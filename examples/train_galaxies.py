@@ -61,6 +61,17 @@ def network() -> UNet2DModel:
     )
 
 
+def training_pool(work: Path, count: int = POOL) -> NDArray[np.float32]:
+    """Return the galaxies to train on, (count, SIZE, SIZE), drawn once for a folder of work."""
+    file = work / "pool.npy"
+    if not file.exists():
+        with ProcessPoolExecutor() as workers:
+            streams = map(np.random.default_rng, np.random.SeedSequence(POOL_SEED).spawn(count))
+            np.save(file, np.stack(list(workers.map(draw, streams, chunksize=256))))
+    pool: NDArray[np.float32] = np.load(file)
+    return pool
+
+
 def features(images: Images) -> dict[str, NDArray[np.float64]]:
     """Return flux, half-light radius (px) and power in bands (cycles per image) of each image."""
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -187,6 +198,20 @@ def sheet(chain: Images, held_out: Images, path: Path) -> None:
     figure.savefig(path, dpi=70)
 
 
+def quantile_table(chain: Images, held_out: Images) -> list[str]:
+    """Return the table of what the chain draws, against held-out galaxies."""
+    lines = [
+        "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
+        "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
+        "|---" * (len(QUANTILES) + 1) + "|",
+    ]
+    ours, theirs = features(chain), features(held_out)
+    for name in ours:
+        ratio = np.percentile(ours[name], QUANTILES) / np.percentile(theirs[name], QUANTILES)
+        lines.append(f"| {name} | " + " | ".join(f"{r:.2f}" for r in ratio) + " |")
+    return lines
+
+
 def card(prior: Pixel, chain: Images, held_out: Images, steps: int, real: Path | None) -> str:
     """Return the README of the prior's folder."""
     lines = [
@@ -198,14 +223,8 @@ def card(prior: Pixel, chain: Images, held_out: Images, steps: int, real: Path |
         "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
         f"        --stop {steps} --real COSMOS/\n",
         f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
-        "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
-        "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
-        "|---" * (len(QUANTILES) + 1) + "|",
+        *quantile_table(chain, held_out),
     ]
-    ours, theirs = features(chain), features(held_out)
-    for name in ours:
-        ratio = np.percentile(ours[name], QUANTILES) / np.percentile(theirs[name], QUANTILES)
-        lines.append(f"| {name} | " + " | ".join(f"{r:.2f}" for r in ratio) + " |")
     lines += ["\n## Held-out denoising error\n", "| noise ratio | E\\|z_0 - zhat_0\\|^2 / d |"]
     lines += ["|---|---|"]
     for rho in RHOS:
@@ -226,12 +245,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    pool_file, checkpoint = arguments.work / "pool.npy", arguments.work / "ckpt.pt"
-    if not pool_file.exists():
-        with ProcessPoolExecutor() as workers:
-            streams = map(np.random.default_rng, np.random.SeedSequence(POOL_SEED).spawn(POOL))
-            np.save(pool_file, np.stack(list(workers.map(draw, streams, chunksize=256))))
-    pool, schedule, unet = np.load(pool_file), Schedule(), network()
+    checkpoint = arguments.work / "ckpt.pt"
+    pool, schedule, unet = training_pool(arguments.work), Schedule(), network()
     config = PixelConfig(
         (SIZE, SIZE),
         scale=float(np.sqrt(np.square(pool, dtype=np.float64).mean())),

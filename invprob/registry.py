@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from operators.errors import UnknownName
+from operators.errors import ObservationError, UnknownName
 
 if TYPE_CHECKING:
     from invprob.baselines.base import Baseline
@@ -58,10 +58,11 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
+FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "pixel", "process", "training"},
+    "priors": {"base", "process", "training", *FOLDER_MODULES},
     "baselines": {"base"},
     "suites": {"base"},
 }
@@ -109,9 +110,7 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     shipped = {_key(n): folder for n, folder in _weights().items()}
     folder = shipped.get(_key(text), Path(text))
     if (folder / "invprob.json").is_file():
-        from priors.pixel import Pixel
-
-        return Pixel.load(folder)
+        return _load_folder(folder)
     if "/" in text and ":" not in text:
         raise UnknownName(
             f"no prior folder {text!r} (a folder that holds invprob.json). Priors are not "
@@ -120,6 +119,25 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
         )
     cls = _load_class("priors", text)
     prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
+    return prior
+
+
+def _load_folder(folder: Path) -> Prior:
+    """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
+    from priors.base import Prior
+
+    file = folder / "invprob.json"
+    try:
+        name = json.loads(file.read_text()).get("module", "pixel")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ObservationError(f"{file}: not a readable JSON object ({error})") from error
+    if name not in FOLDER_MODULES:
+        raise ObservationError(
+            f"{file} names the module {name!r}; needed one of {', '.join(FOLDER_MODULES)}"
+        )
+    module = importlib.import_module(f"priors.{name}")
+    cls: Any = next(iter(_defined(module, Prior).values()))
+    prior: Prior = cls.load(folder)
     return prior
 
 
@@ -178,14 +196,7 @@ def _load_class(kind: str, name: str) -> Any:
     module = (
         _run_file(Path(file)) if colon else importlib.import_module(f"{PACKAGES[kind]}.{known}")
     )
-    found = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    }
+    found = _defined(module, base)
     if colon and wanted in found:
         return found[wanted]
     if colon or not found:
@@ -194,6 +205,18 @@ def _load_class(kind: str, name: str) -> Any:
             f"{wanted!r}{_near(wanted, found)} It has: {', '.join(found) or 'none'}"
         )
     return next(iter(found.values()))
+
+
+def _defined(module: ModuleType, base: type) -> dict[str, Any]:
+    """Return the complete classes of a kind that a module defines, in their order there."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    }
 
 
 def _run_file(path: Path) -> ModuleType:
