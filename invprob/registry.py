@@ -103,7 +103,8 @@ def suite_class(name: str) -> type[Suite]:
 def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prior:
     """Return the prior of that name, of a local prior folder, or of `file.py:Class`.
 
-    x_shape: shape of the unknowns, for priors that come in any shape; weights have their own.
+    `file.py:function` is a generator, see `priors.outsourced`. x_shape: shape of the unknowns, for
+    priors that come in any shape; weights and generators have their own.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
     text = str(name)
@@ -117,8 +118,12 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
             "downloaded: fetch it yourself and give the local path, or use one of "
             + ", ".join(names("priors"))
         )
-    cls = _load_class("priors", text)
-    prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
+    found = _load_class("priors", text, functions=":" in text)
+    if not hasattr(found, "default"):
+        from priors.outsourced import Outsourced
+
+        return Outsourced.of(found)
+    prior: Prior = found.default(tuple(x_shape)) if x_shape else found.default()
     return prior
 
 
@@ -188,8 +193,11 @@ def name_of(cls: type) -> str:
     return f"{Path(file).name}:{cls.__qualname__}"
 
 
-def _load_class(kind: str, name: str) -> Any:
-    """Return the first complete class of the kind that the module defines, or the one named."""
+def _load_class(kind: str, name: str, functions: bool = False) -> Any:
+    """Return the first complete class of the kind that the module defines, or the one named.
+
+    functions: what is named may be anything else that can be called, too.
+    """
     file, colon, wanted = name.rpartition(":")
     known = "" if colon else _resolve(kind, name)  # a wrong name costs no import of torch
     base = getattr(importlib.import_module(f"{PACKAGES[kind]}.base"), BASES[kind])
@@ -197,6 +205,8 @@ def _load_class(kind: str, name: str) -> Any:
         _run_file(Path(file)) if colon else importlib.import_module(f"{PACKAGES[kind]}.{known}")
     )
     found = _defined(module, base)
+    if functions:
+        found |= {k: v for k, v in vars(module).items() if callable(v) and not inspect.isclass(v)}
     if colon and wanted in found:
         return found[wanted]
     if colon or not found:

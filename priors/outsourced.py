@@ -47,7 +47,7 @@ class Outsourced(Prior):
         self.schedule = Schedule(rho_min=0.03, rho_max=20.0)
         with torch.no_grad():
             x = generator(self.draw(MEASURED, seed=0))
-        if len(x) != MEASURED or x.ndim < 2 or not torch.isfinite(x).all():
+        if x.ndim < 2 or len(x) != MEASURED or not torch.isfinite(x).all():
             raise ObservationError(
                 f"the generator made {tuple(x.shape)} of noise {(MEASURED, *z_shape)}; needed "
                 f"finite x of shape ({MEASURED}, *x_shape)"
@@ -80,6 +80,17 @@ class Outsourced(Prior):
         """Return n exact draws of z_0, (n, *z_shape)."""
         like = torch.empty(0, device=self.device)
         return randn(self.z_shape, generators(seed, range(n)), like)
+
+    @classmethod
+    def of(cls, generator: Callable[[Tensor], Tensor]) -> Outsourced:
+        """Return the prior of a generator that has `z_shape`; raises ObservationError without."""
+        z_shape = getattr(generator, "z_shape", None)
+        if z_shape is None:
+            name = getattr(generator, "__name__", type(generator).__name__)
+            raise ObservationError(
+                f"the generator {name} does not say what noise it takes: set {name}.z_shape = (...)"
+            )
+        return cls(generator, tuple(z_shape))
 
     @classmethod
     def load(cls, folder: Path) -> Outsourced:
