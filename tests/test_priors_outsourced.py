@@ -24,6 +24,7 @@ from operators.linear import Linear
 from operators.noise import Gaussian
 from operators.phase_retrieval import PhaseRetrieval
 from priors.outsourced import Outsourced
+from tests.conftest import document, invoke, refused
 from tests.test_invprob_benchmark import SMALL
 
 
@@ -204,3 +205,17 @@ def test_every_item_of_a_batch_is_guided_alone() -> None:
     z = prior.draw(3, seed=2)
     many, one = guide(prior, likelihood, z, 0.5), guide(prior, likelihood, z[1:2], 0.5)
     torch.testing.assert_close(many.delta[1:2], one.delta, rtol=1e-3, atol=1e-4)
+
+
+def test_commands_use_a_users_generator(folder: Path) -> None:
+    Path("mine.py").write_text(OWN)
+    steps = "--warm-steps 2 --rtb-steps 1 --paths 4 --set twins=2 --set certified=8"
+    own = "--prior mine.py:twice"
+    invoke(f"simulate --operator linear {own} --out obs.h5")
+    invoke(f"train --obs obs.h5 {own} {steps} --set bank=16 --steps 10")
+    facts = document(f"sample --n 12 {own}")
+    assert facts["certificate"]["eubo"] is not None
+    rows = document(f"compare --baselines dps:steps=5 --n 4 {own}")["methods"]
+    assert [row["name"] for row in rows] == ["rtb", "dps:steps=5"]
+    refused("sample --n 4", 1, "was trained with the prior mine.py:twice, the user's own")
+    refused("sample --n 4 --prior mine.py:net", 2, "not mine.py:net: leave --prior out")
