@@ -11,7 +11,7 @@ well it denoises them compared with simulated galaxies of the same size and nois
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,46 +19,30 @@ import numpy as np
 import torch
 from astropy.io import fits
 from astropy.table import Table
-from diffusers import UNet2DModel
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from invprob.prior_data import simulated
+from invprob.prior_quality import RHOS, denoising_error, sheet
+from invprob.prior_training import BANK_SEED, Recipe, finish, untrained
 from invprob.simulate import binned, centred
-from invprob.trajectory import batches, prior_paths
-from priors._residual_model import ResidualModel
-from priors.pixel import Pixel, PixelConfig
-from priors.process import Schedule, generators
-from priors.simulators.galaxies import draw, draw_many
-from priors.training import Training, train
+from priors.pixel import Pixel
+from priors.training import Training, averaged, train
 
-SIZE, PATCH, LEVELS = 64, 4, 1000
+SIZE = 64
 POOL, HELD_OUT, BANK = 98_304, 2_048, 512
 TRAINING = Training(
     steps=30_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
 )
-POOL_SEED, HELD_OUT_SEED, BANK_SEED = 1, 2, 100
-RHOS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # noise levels of the denoising table
+POOL_SEED, HELD_OUT_SEED = 1, 2
+GALAXIES = Recipe(
+    "galaxies",
+    unit="surface brightness, typical peak 1",
+    summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
+)
 QUANTILES = (10, 25, 50, 75, 90)
 
 Images = NDArray[np.float64]
-
-
-def network() -> UNet2DModel:
-    """Return the untrained network: 2.0 M parameters, 4 ms per 64x64 image on one core."""
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=SIZE // PATCH,
-        in_channels=PATCH**2,
-        out_channels=PATCH**2,
-        block_out_channels=(48, 64, 96),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
-        norm_num_groups=8,
-        add_attention=False,
-        resnet_time_scale_shift="scale_shift",
-    )
 
 
 def features(images: Images) -> dict[str, NDArray[np.float64]]:
@@ -110,21 +94,6 @@ def correlated_noise(folder: Path, factor: int, rng: np.random.Generator) -> Ima
     return binned(np.fft.ifft2(white * np.sqrt(power)).real, factor)
 
 
-def denoising_error(prior: Pixel, images: Images, rho: float) -> NDArray[np.float64]:
-    """Return |z_0 - zhat_0|^2 / d of every image at one noise ratio, a mean over 4 draws."""
-    z0 = prior.encode(torch.from_numpy(images).float())
-    low, high = np.log(prior.schedule.rho_min), np.log(prior.schedule.rho_max)
-    t = float((np.log(rho) - low) / (high - low))
-    errors = []
-    for seed in range(4):
-        eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
-        errors.append((clean - z0).square().flatten(1).mean(1).double().numpy())
-    mean: NDArray[np.float64] = np.mean(errors, 0)
-    return mean
-
-
 def standardised(image: Images, noise: float) -> tuple[Images, float, float]:
     """Return a noisy image scaled to a smoothed peak of 1, its noise then, and its size (px)."""
     smooth = gaussian_filter(image, 1.0)
@@ -174,29 +143,16 @@ def real_table(prior: Pixel, folder: Path, held_out: Images) -> list[str]:
     ]
 
 
-def sheet(chain: Images, held_out: Images, path: Path) -> None:
-    """Draw 40 draws of the chain beside 40 held-out galaxies."""
-    figure = Figure(figsize=(16, 8.6), layout="constrained")
-    for half, (images, title) in zip(
-        figure.subfigures(1, 2), ((chain, "chain"), (held_out, "held out")), strict=True
-    ):
-        half.suptitle(title)
-        for axis, image in zip(half.subplots(8, 5).flat, images, strict=False):
-            axis.imshow(np.arcsinh(10 * image), origin="lower", cmap="magma", vmin=0, vmax=3.2)
-            axis.set_axis_off()
-    figure.savefig(path, dpi=70)
-
-
-def card(prior: Pixel, chain: Images, held_out: Images, steps: int, real: Path | None) -> str:
+def card(prior: Pixel, chain: Images, held_out: Images, real: Path | None) -> str:
     """Return the README of the prior's folder."""
     lines = [
         "# galaxies-64\n",
         "Galaxies of 64x64 pixels as surface brightness; a typical peak is 1. Trained on simulated",
         "Sersic bulges and discs with spiral arms, clumps, texture and companions",
-        f"(`priors/simulators/galaxies.py`), {steps} steps of a {TRAINING.steps}-step schedule,",
+        f"(`priors/simulators/galaxies.py`), {TRAINING.steps} steps of batch {TRAINING.batch},",
         f"seeds {POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
         "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
-        f"        --stop {steps} --real COSMOS/\n",
+        "        --real COSMOS/\n",
         f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
         "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
         "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
@@ -228,44 +184,23 @@ def main() -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     pool_file, checkpoint = arguments.work / "pool.npy", arguments.work / "ckpt.pt"
     if not pool_file.exists():
-        with ProcessPoolExecutor() as workers:
-            streams = map(np.random.default_rng, np.random.SeedSequence(POOL_SEED).spawn(POOL))
-            np.save(pool_file, np.stack(list(workers.map(draw, streams, chunksize=256))))
-    pool, schedule, unet = np.load(pool_file), Schedule(), network()
-    config = PixelConfig(
-        (SIZE, SIZE),
-        scale=float(np.sqrt(np.square(pool, dtype=np.float64).mean())),
-        patch=PATCH,
-        unit="surface brightness, typical peak 1",
-        summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
-    )
-    log_rho = tuple(np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS))
-    encode = Pixel(unet, config, log_rho).encode
-    unet.train().requires_grad_(True)
-    weights = None
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        weights, done = state["average"], state["step"]
-    if weights is None or done < TRAINING.steps:
-        training = replace(TRAINING, device=arguments.device)
-        for step, loss, weights in train(  # noqa: B007  # the last weights are used
-            unet, encode, pool, schedule, training, checkpoint
-        ):
-            print(f"step {step}: loss {loss:.4f}", flush=True)
-    unet.load_state_dict(weights)
-    prior = Pixel(unet, config, log_rho)
-    times = schedule.grid(prior.steps)
-    draws = [
-        prior.decode(prior_paths(prior, generators(BANK_SEED, rows), times)[1][-1])
-        for rows in batches(BANK, 32)
-    ]
-    prior.bank = torch.cat(draws).half()
-    prior.config = replace(config, residual_model=ResidualModel.fit(prior, seed=3))
+        np.save(pool_file, simulated("galaxies", POOL, POOL_SEED, SIZE, os.cpu_count() or 1))
+    pool = np.load(pool_file)
+    scale = float(np.sqrt(np.square(pool, dtype=np.float64).mean()))
+    prior = untrained(pool.shape[1:], scale, GALAXIES)
+    prior.network.train().requires_grad_(True)
+    training = replace(TRAINING, device=arguments.device)
+    for step, loss, _ in train(
+        prior.network, prior.encode, pool, prior.schedule, training, checkpoint
+    ):
+        print(f"step {step}: loss {loss:.4f}", flush=True)
+    prior = untrained(pool.shape[1:], scale, GALAXIES)
+    prior.network.load_state_dict(averaged(checkpoint))
+    chain = finish(prior, BANK).double().numpy()
     prior.save(arguments.out)
-    chain, held_out = prior.bank.double().numpy(), draw_many(HELD_OUT, HELD_OUT_SEED).astype(float)
+    held_out = simulated("galaxies", HELD_OUT, HELD_OUT_SEED, SIZE).astype(float)
     sheet(chain, held_out, arguments.out / "samples.png")
-    step = torch.load(checkpoint, weights_only=True)["step"]
-    text = card(prior, chain, held_out, step, arguments.real)
+    text = card(prior, chain, held_out, arguments.real)
     (arguments.out / "README.md").write_text(text)
     print(text)
 

@@ -1,9 +1,9 @@
 """The folder is the registry: operators, priors, baselines and suites go by their file's name.
 
-A module of `operators/`, `priors/`, `invprob/baselines/` or `invprob/suites/` is one of its kind;
-so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads the sources with
-`ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class` runs the user's own
-file.
+A module of `operators/`, `priors/`, `priors/simulators/`, `invprob/baselines/` or `invprob/suites/`
+is one of its kind; so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads
+the sources with `ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class`
+runs the user's own file.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ __all__ = [
     "names",
     "noise_class",
     "operator_class",
+    "simulator",
     "suite_class",
     "summary",
 ]
@@ -49,6 +50,7 @@ PACKAGES = {
     "baselines": "invprob.baselines",
     "suites": "invprob.suites",
     "noises": "operators.noise",
+    "simulators": "priors.simulators",
 }
 BASES = {
     "operators": "ForwardOperator",
@@ -64,6 +66,7 @@ SHARED = {  # modules that serve the others and are not themselves of the kind
     "priors": {"base", "pixel", "process", "training"},
     "baselines": {"base"},
     "suites": {"base"},
+    "simulators": set(),
 }
 
 
@@ -134,6 +137,17 @@ def load_function(name: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] = found[wanted]
     return function
+
+
+def simulator(name: str) -> Callable[..., Any]:
+    """Return `draw` of the simulator of that name, or `file.py:function`; raises `UnknownName`."""
+    if ":" in name:
+        return load_function(name)
+    package = PACKAGES["simulators"]
+    draw: Callable[..., Any] = importlib.import_module(
+        f"{package}.{_resolve('simulators', name)}"
+    ).draw
+    return draw
 
 
 def names(kind: str) -> tuple[str, ...]:
