@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from invprob import registry
 from invprob.fits import read_fits_image, read_image
 from invprob.obs_file import array, opened
-from invprob.simulate import binned, centred
-from invprob.trajectory import Progress, batches
 from operators.errors import ObservationError
+
+if TYPE_CHECKING:
+    from invprob.trajectory import Progress
 
 Images = NDArray[np.float32]
 Draw = Callable[[np.random.Generator, int], NDArray[Any]]
@@ -77,12 +78,12 @@ def simulated(
     """Return n images (n, size, size) of a simulator, drawn by so many processes."""
     registry.simulator(data)  # a wrong name is told here, not in a process
     work = partial(_drawn, data, seed, size)
+    chunks = [range(i, min(i + CHUNK, n)) for i in range(0, n, CHUNK)]
     if workers == 1:
-        return np.concatenate(list(_told(map(work, batches(n, CHUNK)), n, progress)))
+        return np.concatenate(list(_told(map(work, chunks), n, progress)))
     # spawned: a forked process must not touch torch's threads or the GPU
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as processes:
-        parts = processes.map(work, batches(n, CHUNK))
-        return np.concatenate(list(_told(parts, n, progress)))
+        return np.concatenate(list(_told(processes.map(work, chunks), n, progress)))
 
 
 def _told(parts: Iterable[Images], n: int, progress: Progress | None) -> Iterator[Images]:
@@ -177,6 +178,8 @@ def _picture(path: Path) -> NDArray[np.float64]:
 
 def _fitted(image: NDArray[Any], size: int | None) -> NDArray[Any]:
     """Return an image binned by the largest whole factor and cut or padded to (size, size)."""
+    from invprob.simulate import binned, centred  # loads torch, which processes do not need
+
     if image.ndim != 2:
         raise ObservationError(f"an image has shape {image.shape}; needed (H, W)")
     if size is None:

@@ -66,7 +66,7 @@ def glyphs() -> NDArray[np.float64]:
     found = []
     for name in FONTS:
         font = FT2Font(str(folder / f"{name}.ttf"))
-        font.set_size(4 * HEIGHT, 72)
+        font.set_size(2 * HEIGHT, 72)
         for digit in "0123456789":
             font.set_text(digit, 0.0)
             font.draw_glyphs_to_bitmap(antialiased=True)
@@ -84,5 +84,5 @@ def _distance(ink: NDArray[np.bool_]) -> NDArray[np.float64]:
     ink = np.pad(ink, pad)
     signed = distance_transform_edt(ink) - distance_transform_edt(~ink)
     axis = np.linspace(0, side - 1, GLYPH)
-    fine = map_coordinates(signed, np.meshgrid(axis, axis, indexing="ij"))
+    fine = map_coordinates(signed, np.meshgrid(axis, axis, indexing="ij"), order=1)
     return np.asarray(fine / height)
