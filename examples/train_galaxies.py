@@ -22,44 +22,26 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from invprob.prior_data import simulated
-from invprob.prior_quality import RHOS, denoising_error, sheet
-from invprob.prior_training import BANK_SEED, Recipe, finish, untrained
+from invprob.prior_quality import RHOS, denoising_error
+from invprob.prior_training import Recipe, train_prior
 from invprob.simulate import binned, centred
 from priors.pixel import Pixel
-from priors.training import Training, averaged, train
+from priors.training import Training
 
 SIZE = 64
-POOL, HELD_OUT, BANK = 98_304, 2_048, 512
-TRAINING = Training(
-    steps=30_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
-)
-POOL_SEED, HELD_OUT_SEED = 1, 2
 GALAXIES = Recipe(
     "galaxies",
+    SIZE,
+    pool=98_304,
+    seed=1,
     unit="surface brightness, typical peak 1",
     summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
+    training=Training(
+        steps=30_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+    ),
 )
-QUANTILES = (10, 25, 50, 75, 90)
 
 Images = NDArray[np.float64]
-
-
-def features(images: Images) -> dict[str, NDArray[np.float64]]:
-    """Return flux, half-light radius (px) and power in bands (cycles per image) of each image."""
-    y, x = np.mgrid[:SIZE, :SIZE]
-    radii = []
-    for image in np.clip(images, 0, None):
-        centre = [(image * axis).sum() / image.sum() for axis in (y, x)]
-        r = np.hypot(y - centre[0], x - centre[1]).ravel()
-        order = np.argsort(r)
-        radii.append(np.interp(0.5, np.cumsum(image.ravel()[order]) / image.sum(), r[order]))
-    k = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE) * SIZE, np.fft.fftfreq(SIZE) * SIZE))
-    power = np.abs(np.fft.fft2(images)) ** 2
-    bands = {
-        f"power {a}-{b}": power[:, (k >= a) & (k < b)].mean(1) for a, b in ((1, 3), (3, 7), (7, 14))
-    }
-    return {"flux": images.sum((1, 2)), "size": np.array(radii), **bands}
 
 
 def real_stamps(folder: Path) -> list[tuple[Images, float, int]]:
@@ -94,11 +76,20 @@ def correlated_noise(folder: Path, factor: int, rng: np.random.Generator) -> Ima
     return binned(np.fft.ifft2(white * np.sqrt(power)).real, factor)
 
 
+def half_light(image: Images) -> float:
+    """Return the radius (px) about its centroid that holds half of an image's light."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    centre = [(image * axis).sum() / image.sum() for axis in (y, x)]
+    r = np.hypot(y - centre[0], x - centre[1]).ravel()
+    order = np.argsort(r)
+    return float(np.interp(0.5, np.cumsum(image.ravel()[order]) / image.sum(), r[order]))
+
+
 def standardised(image: Images, noise: float) -> tuple[Images, float, float]:
     """Return a noisy image scaled to a smoothed peak of 1, its noise then, and its size (px)."""
     smooth = gaussian_filter(image, 1.0)
-    size = features(np.clip(smooth - 2 * noise / 3, 0, None)[None])["size"][0]
-    return image / smooth.max(), noise / smooth.max(), float(size)
+    size = half_light(np.clip(smooth - 2 * noise / 3, 0, None))
+    return image / smooth.max(), noise / smooth.max(), size
 
 
 def real_table(prior: Pixel, folder: Path, held_out: Images) -> list[str]:
@@ -143,35 +134,6 @@ def real_table(prior: Pixel, folder: Path, held_out: Images) -> list[str]:
     ]
 
 
-def card(prior: Pixel, chain: Images, held_out: Images, real: Path | None) -> str:
-    """Return the README of the prior's folder."""
-    lines = [
-        "# galaxies-64\n",
-        "Galaxies of 64x64 pixels as surface brightness; a typical peak is 1. Trained on simulated",
-        "Sersic bulges and discs with spiral arms, clumps, texture and companions",
-        f"(`priors/simulators/galaxies.py`), {TRAINING.steps} steps of batch {TRAINING.batch},",
-        f"seeds {POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
-        "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
-        "        --real COSMOS/\n",
-        f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
-        "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
-        "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
-        "|---" * (len(QUANTILES) + 1) + "|",
-    ]
-    ours, theirs = features(chain), features(held_out)
-    for name in ours:
-        ratio = np.percentile(ours[name], QUANTILES) / np.percentile(theirs[name], QUANTILES)
-        lines.append(f"| {name} | " + " | ".join(f"{r:.2f}" for r in ratio) + " |")
-    lines += ["\n## Held-out denoising error\n", "| noise ratio | E\\|z_0 - zhat_0\\|^2 / d |"]
-    lines += ["|---|---|"]
-    for rho in RHOS:
-        error = denoising_error(prior, held_out[:256], rho).mean()
-        lines.append(f"| {rho:g} | {error:.2e} |")
-    if real:
-        lines += real_table(prior, real, held_out)
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Train, draw the bank, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -181,28 +143,14 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of a GalSim COSMOS catalogue")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    pool_file, checkpoint = arguments.work / "pool.npy", arguments.work / "ckpt.pt"
-    if not pool_file.exists():
-        np.save(pool_file, simulated("galaxies", POOL, POOL_SEED, SIZE, os.cpu_count() or 1))
-    pool = np.load(pool_file)
-    scale = float(np.sqrt(np.square(pool, dtype=np.float64).mean()))
-    prior = untrained(pool.shape[1:], scale, GALAXIES)
-    prior.network.train().requires_grad_(True)
-    training = replace(TRAINING, device=arguments.device)
-    for step, loss, _ in train(
-        prior.network, prior.encode, pool, prior.schedule, training, checkpoint
-    ):
-        print(f"step {step}: loss {loss:.4f}", flush=True)
-    prior = untrained(pool.shape[1:], scale, GALAXIES)
-    prior.network.load_state_dict(averaged(checkpoint))
-    chain = finish(prior, BANK).double().numpy()
-    prior.save(arguments.out)
-    held_out = simulated("galaxies", HELD_OUT, HELD_OUT_SEED, SIZE).astype(float)
-    sheet(chain, held_out, arguments.out / "samples.png")
-    text = card(prior, chain, held_out, arguments.real)
-    (arguments.out / "README.md").write_text(text)
-    print(text)
+    recipe = replace(GALAXIES, training=replace(GALAXIES.training, device=arguments.device))
+    train_prior(recipe, arguments.out, arguments.work, os.cpu_count() or 1)
+    if arguments.real:
+        prior = Pixel.load(arguments.out)
+        held_out = np.load(arguments.work / "held_out.npy").astype(float)
+        with (arguments.out / "README.md").open("a") as text:
+            text.write("\n".join(real_table(prior, arguments.real, held_out)) + "\n")
+    print((arguments.out / "README.md").read_text())
 
 
 if __name__ == "__main__":

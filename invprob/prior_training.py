@@ -11,15 +11,17 @@ import json
 import shlex
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from invprob.prior_data import Split, split
-from invprob.prior_quality import RHOS, Images, denoising_error, sheet
+from invprob.prior_quality import Quality, check, sheet, validation
 from invprob.trajectory import Progress, batches, prior_paths
 from operators.errors import ObservationError, RunError
 from priors._residual_model import ResidualModel
+from priors.base import Prior
 from priors.pixel import Pixel, PixelConfig
 from priors.process import Schedule, generators
 from priors.training import Training, averaged, patch_of, train, unet
@@ -29,6 +31,8 @@ BANK_SEED, RESIDUAL_SEED = 100, 3
 BANK_BATCH = 32  # chains at once: bounds memory, changes no result
 VALIDATION = 512  # held-out images of which the validation error is the mean
 SHOWN = 15  # samples drawn at every checkpoint
+TRAINED = 4096  # images trained on that a later check draws again
+SHEET = 40  # of them on the sheet of a finished prior
 
 
 @dataclass(frozen=True)
@@ -40,11 +44,12 @@ class Recipe:
     pool: int = 65_536  # images that a simulator draws
     held_out: int = 2_048
     bank: int = 512  # draws of the chain that the folder keeps
+    seed: int = 0  # of a simulator's images, or of the division of a file's
     unit: str = ""
     summary: str = ""
     training: Training = field(default_factory=Training)
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values; the device is no part of it."""
         found = asdict(self)
         del found["training"]["device"]
@@ -57,8 +62,8 @@ def train_prior(
     work: Path,
     workers: int = 1,
     progress: Progress | None = None,
-) -> dict[str, float]:
-    """Train a prior, write its folder `out` and return its held-out denoising error by noise ratio.
+) -> Quality:
+    """Train a prior, write its folder `out` and return its quality.
 
     workers: processes that draw a simulator's images. Raises RunError where `work` is of another
     recipe, ObservationError on images that suit no network.
@@ -86,18 +91,40 @@ def train_prior(
             figures = {"loss": loss, "error at 0.5": errors["0.5"]}
             progress("train prior", step, config.steps, figures)
     shadow.network.load_state_dict(averaged(checkpoint))
-    errors = validation(shadow, held_out)
-    drawn = finish(shadow, recipe.bank)
-    shadow.save(out)
+    finish(shadow, recipe.bank)
+    return write(shadow, recipe, images, out)
+
+
+def write(prior: Pixel, recipe: Recipe, images: Split, out: Path) -> Quality:
+    """Write the folder of a finished prior with its recipe, card and sheet; return its quality."""
+    prior.save(out)  # first: what is judged are the weights as they were rounded
+    held_out = images.held_out.astype(np.float64)
+    quality = check(prior, held_out, images.train, recipe.training.turns)
     (out / "training.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
-    sheet(drawn.double().numpy(), held_out, out / "samples.png")
-    (out / "README.md").write_text(card(shadow, recipe, out.name, errors))
-    return errors
+    (out / "README.md").write_text(card(prior, recipe, out.name, quality))
+    draws = prior.decode(prior.draw(SHEET, seed=0)).double().cpu().numpy()
+    sheet(draws, held_out, out / "samples.png")
+    return quality
 
 
-def validation(prior: Pixel, held_out: Images, draws: int = 4) -> dict[str, float]:
-    """Return the mean denoising error of held-out images (n, H, W) at each noise ratio."""
-    return {f"{r:g}": float(denoising_error(prior, held_out, r, draws).mean()) for r in RHOS}
+def recipe_of(folder: Path) -> Recipe | None:
+    """Return the recipe that a prior folder was made by, None where it holds none."""
+    file = folder / "training.json"
+    if not file.is_file():
+        return None
+    try:
+        facts = json.loads(file.read_text())
+        return Recipe(**facts | {"training": Training(**facts["training"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ObservationError(f"{file} is damaged ({error}): restore it") from error
+
+
+def check_again(prior: Prior, recipe: Recipe, workers: int = 1) -> Quality:
+    """Return the quality of a prior by its own recipe's images, drawn or read once more."""
+    pool = min(recipe.pool, TRAINED)
+    images = split(recipe.data, recipe.size, pool, recipe.held_out, recipe.seed, workers)
+    held_out = images.held_out.astype(np.float64)
+    return check(prior, held_out, images.train[:TRAINED], recipe.training.turns)
 
 
 def untrained(shape: tuple[int, ...], scale: float, recipe: Recipe) -> Pixel:
@@ -124,17 +151,14 @@ def draw_chain(prior: Pixel, n: int, seed: int = BANK_SEED) -> torch.Tensor:
     return torch.cat(draws)
 
 
-def finish(prior: Pixel, bank: int) -> torch.Tensor:
-    """Draw and return the bank of a trained prior and measure its residuals; it ends on the CPU."""
-    drawn = draw_chain(prior, bank).half()
-    prior.bank = drawn.to(prior.device)
+def finish(prior: Pixel, bank: int) -> None:
+    """Draw the bank of a trained prior and measure its residuals."""
+    prior.bank = draw_chain(prior, bank).half().to(prior.device)
     model = ResidualModel.fit(prior, RESIDUAL_SEED)
     prior.config = replace(prior.config, residual_model=model, residuals=prior.residuals)
-    prior.to("cpu")
-    return drawn
 
 
-def card(prior: Pixel, recipe: Recipe, name: str, errors: dict[str, float]) -> str:
+def card(prior: Pixel, recipe: Recipe, name: str, quality: Quality) -> str:
     """Return the README of the prior's folder."""
     config = recipe.training
     lines = [
@@ -143,12 +167,26 @@ def card(prior: Pixel, recipe: Recipe, name: str, errors: dict[str, float]) -> s
         f"{f', {recipe.unit}' if recipe.unit else ''}. {config.steps} steps of batch",
         f"{config.batch}, seed {config.seed}; the sheet is `samples.png`. Made by\n",
         f"    {command(recipe, name)}\n",
-        "## Denoising error on held-out images\n",
-        "| noise ratio | E\\|z_0 - zhat_0\\|^2 / d |",
-        "|---|---|",
-        *(f"| {rho} | {error:.2e} |" for rho, error in errors.items()),
+        *report(quality),
     ]
     return "\n".join(lines) + "\n"
+
+
+def report(quality: Quality) -> list[str]:
+    """Return the lines of a card that say how good the prior is."""
+    return [
+        "## Quality (`invprob prior check`)\n",
+        "| check | statistic | at most | | |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {c.name} | {c.statistic:.3g} | {c.threshold:g} | {'pass' if c.passed else 'FAIL'} "
+            f"| {c.verdict} |"
+            for c in quality.checks
+        ),
+        "\n| noise ratio | held-out error E\\|z_0 - zhat_0\\|^2 / d |",
+        "|---|---|",
+        *(f"| {rho} | {error:.2e} |" for rho, error in quality.denoising_error.items()),
+    ]
 
 
 def command(recipe: Recipe, name: str) -> str:
@@ -172,14 +210,21 @@ def _check_same(recipe: Recipe, stored: Path) -> None:
     """Raise RunError where `stored` holds another recipe."""
     if not stored.exists():
         return
-    facts, before = json.loads(json.dumps(recipe.facts())), json.loads(stored.read_text())
-    other = [key for key in facts if before.get(key) != facts[key]]
+    before, now = (_flat(facts) for facts in (json.loads(stored.read_text()), recipe.facts()))
+    other = [
+        f"{key} {before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key]
+    ]
     if other:
         raise RunError(
-            f"{stored.parent} is of a training with other {', '.join(other)} "
-            f"({', '.join(str(before.get(key)) for key in other)}): use those to go on, or choose "
-            "another folder"
+            f"{stored.parent} is of another training ({'; '.join(other)}): use its settings to go "
+            "on, or choose another folder"
         )
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts with those of the training beside the others."""
+    inner = {f"training.{key}": value for key, value in facts.get("training", {}).items()}
+    return {key: value for key, value in facts.items() if key != "training"} | inner
 
 
 def _images(recipe: Recipe, work: Path, workers: int, progress: Progress | None) -> Split:
@@ -187,7 +232,7 @@ def _images(recipe: Recipe, work: Path, workers: int, progress: Progress | None)
     files = [work / f"{part}.npy" for part in ("held_out", "train")]
     if not files[1].exists():
         made = split(
-            recipe.data, recipe.size, recipe.pool, recipe.held_out, recipe.training.seed, workers,
+            recipe.data, recipe.size, recipe.pool, recipe.held_out, recipe.seed, workers,
             progress,
         )  # fmt: skip
         for file, images in zip(files, (made.held_out, made.train), strict=True):

@@ -38,6 +38,7 @@ __all__ = [
     "names",
     "noise_class",
     "operator_class",
+    "prior_folder",
     "simulator",
     "suite_class",
     "summary",
@@ -108,9 +109,7 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     x_shape: shape of the unknowns, for priors that come in any shape; weights have their own.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
-    text = str(name)
-    shipped = {_key(n): folder for n, folder in _weights().items()}
-    folder = shipped.get(_key(text), Path(text))
+    text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
         from priors.pixel import Pixel
 
@@ -124,6 +123,12 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     cls = _load_class("priors", text)
     prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
     return prior
+
+
+def prior_folder(name: str | Path) -> Path:
+    """Return the folder of a shipped prior, or else the name as a path, whatever is there."""
+    shipped = {_key(n): folder for n, folder in _weights().items()}
+    return shipped.get(_key(str(name)), Path(name))
 
 
 def load_function(name: str) -> Callable[..., Any]:

@@ -18,7 +18,8 @@ from matplotlib.image import imsave
 
 from invprob import prior_training
 from invprob.prior_data import read, simulated, split
-from invprob.prior_training import Recipe, train_prior, untrained, validation
+from invprob.prior_quality import validation
+from invprob.prior_training import Recipe, train_prior, untrained
 from invprob.registry import load_prior, names
 from operators.errors import NumericalError, ObservationError
 from priors.pixel import WEIGHTS, PixelConfig
@@ -52,7 +53,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_training, "unet", small)
     monkeypatch.setattr(prior_training, "PixelConfig", partial(PixelConfig, steps=4))
     monkeypatch.setattr(prior_training, "SHOWN", 2)
-    monkeypatch.setattr(prior_training, "RHOS", (0.5, 2.0))
+    monkeypatch.setattr("invprob.prior_quality.RHOS", (0.5, 2.0))
     monkeypatch.setattr("priors.base.RESIDUAL_TIMES", 3)
     monkeypatch.setattr("priors._residual_model.DRAWS", 8)
 
@@ -197,11 +198,12 @@ def test_a_stopped_training_ends_with_the_same_folder(images: Path, tmp_path: Pa
 
 
 def test_training_learns_what_noise_hides(images: Path, tmp_path: Path) -> None:
-    """Of one image alone, so that the network can know it behind noise twice its size."""
-    np.save(images, np.repeat(simulated("phantoms", 1, 0, SIDE), 80, 0))
+    """Of one image alone, up to 1% in brightness, that a network can know behind any noise."""
+    image = simulated("phantoms", 1, 0, SIDE)
+    np.save(images, image * np.linspace(0.99, 1.01, 80, dtype=np.float32)[:, None, None])
     config = Training(steps=60, batch=8, rate=5e-3, warmup=5, ema=0.9, checkpoint_every=60)
     recipe = Recipe(str(images), bank=4, training=replace(config, turns=False))
-    learned = train_prior(recipe, tmp_path / "p", tmp_path / "w")["2"]
+    learned = train_prior(recipe, tmp_path / "p", tmp_path / "w").denoising_error["2"]
     held_out = np.load(tmp_path / "w" / "held_out.npy").astype(float)
     start = untrained(held_out.shape[1:], load_prior(tmp_path / "p").scale, recipe)
     assert learned < 0.3 and validation(start, held_out)["2"] > 0.6
@@ -227,6 +229,13 @@ def test_command_trains_a_prior_that_inference_takes(
     command = "prior train --data images.npy --out mine --steps 2 --batch 4 --bank 32 --unit Jy"
     found = document(command)
     assert found["folder"] == "mine" and set(found["denoising_error"]) == {"0.5", "2"}
+    again = document("prior check mine")
+    assert again["checks"] == found["checks"] and again["data"] == "images.npy, held out"
+    assert not again["passed"]  # two steps teach nothing
+    invoke("prior check mine --strict", 4)
+    (tmp_path / "mine" / "training.json").unlink()
+    refused("prior check mine", 2, "give --data")
+    assert document("prior check mine --data phantoms --n 64")["data"] == "phantoms"
     prior = load_prior("mine")
     assert prior.x_shape == (SIDE, SIDE) and prior.unit == "Jy"
     assert prior.decode(prior.draw(3, seed=0)).shape == (3, SIDE, SIDE)
@@ -235,5 +244,5 @@ def test_command_trains_a_prior_that_inference_takes(
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "--data images.npy" in card and "--steps 2 --batch 4" in card
     assert "wrote mine" in invoke(command).stdout  # nothing is left to train
-    refused(f"{command} --seed 1", 1, "other training")
+    refused(f"{command} --seed 1", 1, "another training (seed 0, now 1")
     refused(command.replace("images.npy", "phantom"), 2, "did you mean 'phantoms'")
