@@ -11,35 +11,26 @@ second call goes on from there. `--share` takes that part of pool and steps: a t
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, UNet2DModel
-from numpy.typing import NDArray
-from train_galaxies import (
-    BANK_SEED,
-    HELD_OUT,
-    HELD_OUT_SEED,
-    LEVELS,
-    POOL,
-    POOL_SEED,
-    SIZE,
-    quantile_table,
-    sheet,
-    training_pool,
-)
+from train_galaxies import GALAXIES
 
+from invprob.prior_data import Images, split
+from invprob.prior_quality import extent, flux, peak, power_ratio, sheet
+from invprob.prior_training import BANK_SEED, LEVELS
 from invprob.trajectory import batches, prior_paths
 from priors._autoencoder import Autoencoder
 from priors._autoencoder_training import AutoencoderTraining, train_autoencoder
 from priors.latent import Latent, LatentConfig
 from priors.process import Schedule, generators
-from priors.simulators.galaxies import draw_many
-from priors.training import Training, train
+from priors.training import Training, averaged, train
 
-PATCH, CODE = 4, 8  # side of the decoder's blocks, px; channels of the code, of 8x8 each
+SIZE, PATCH, CODE = 64, 4, 8  # px; side of the decoder's blocks; channels of the code, 8x8 each
 STEPS, BANK = 50, 1536  # of the chain; its stored draws
 CODES = AutoencoderTraining()
 CHAIN = Training(
@@ -83,7 +74,7 @@ def network() -> UNet2DModel:
 
 
 def trained_coder(
-    pool: NDArray[np.float32], scale: float, config: AutoencoderTraining, work: Path
+    pool: Images, scale: float, config: AutoencoderTraining, work: Path
 ) -> Autoencoder:
     """Return the autoencoder: the one in `work`, or a new one that is put there."""
     if not (work / "vae").exists():
@@ -94,31 +85,31 @@ def trained_coder(
     return Autoencoder.load(work, scale, PATCH)  # as shipped: rounded to half precision
 
 
-def card(prior: Latent, chain: NDArray[np.float64], held_out: NDArray[np.float64]) -> str:
+def card(prior: Latent, chain: Images, held_out: Images) -> str:
     """Return the README of the prior's folder."""
-    x = torch.from_numpy(held_out).float()
-    decoded = torch.cat([prior.decode(prior.encode(part)) for part in x.split(64)])
-    error = (decoded - x).flatten(1).double()
-    share = float(error.square().sum() / x.double().square().sum()) ** 0.5
-    peak = float((error.abs().amax(1) / x.flatten(1).amax(1)).median())
+    x = torch.from_numpy(held_out)
+    decoded = torch.cat([prior.decode(prior.encode(part)) for part in x.split(64)]).numpy()
+    error = np.sqrt(np.square(decoded - held_out).mean() / np.square(held_out).mean())
     lines = [
         "# galaxies-64-latent\n",
         "Galaxies of 64x64 pixels as surface brightness, a typical peak is 1: diffusion on the",
-        f"{' x '.join(map(str, prior.z_shape))} codes of an autoencoder. Trained on the simulated",
-        "galaxies of `galaxies-64` (`priors/simulators/galaxies.py`), the autoencoder by",
-        f"{CODES.steps} steps of {CODES.batch} images, the diffusion by {CHAIN.steps} of",
-        f"{CHAIN.batch}, seeds {POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure",
-        "here, by\n",
+        f"{' x '.join(map(str, prior.z_shape))} codes of an autoencoder, trained on the simulated",
+        "galaxies of `galaxies-64` (`priors/simulators/galaxies.py`). The autoencoder took",
+        f"{CODES.steps} steps of {CODES.batch} images, the diffusion {CHAIN.steps} of",
+        f"{CHAIN.batch}. Made, with every figure here, by\n",
         "    python examples/train_galaxies_latent.py --work work/ \\",
         "        --out priors/weights/galaxies-64-latent --device cuda\n",
-        f"## Codes of {len(x)} held-out galaxies\n",
-        f"Decoded again they are off by {share:.1%} of their rms, at worst by {peak:.1%} of the",
-        "peak (median over galaxies).\n",
-        f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
-        *quantile_table(chain, held_out),
-        "\nThe same for held-out galaxies that went through the autoencoder:\n",
-        *quantile_table(decoded.double().numpy(), held_out),
+        f"Medians over {len(chain)} draws of the {prior.steps}-step chain, over {len(held_out)}",
+        "held-out galaxies, and over these once they went through the autoencoder, whose error is",
+        f"{error:.1%} of the rms image. Power is relative to that of the held-out ones.\n",
+        "| | chain | through the autoencoder | held out |",
+        "|---|---|---|---|",
     ]
+    for of, unit in ((flux, ""), (peak, ""), (extent, ", px")):
+        medians = (f"{np.median(of(images)):.3g}" for images in (chain, decoded, held_out))
+        lines.append(f"| {of.__name__}{unit} | {' | '.join(medians)} |")
+    ours, coded = (power_ratio(images, held_out) for images in (chain, decoded))
+    lines += [f"| power, {band} | {ours[band]:.2f} | {coded[band]:.2f} | 1 |" for band in ours]
     return "\n".join(lines) + "\n"
 
 
@@ -133,43 +124,40 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.work.mkdir(parents=True, exist_ok=True)
     share, device = arguments.share, arguments.device
-    pool = training_pool(arguments.work, round(share * POOL))
-    scale = float(np.sqrt(np.square(pool, dtype=np.float64).mean()))
+    pool, held_out = (round(share * n) for n in (GALAXIES.pool, GALAXIES.held_out))
+    images = split("galaxies", SIZE, pool, held_out, GALAXIES.seed, os.cpu_count() or 1)
+    scale = float(np.sqrt(np.square(images.train, dtype=np.float64).mean()))
     config = LatentConfig(
         (SIZE, SIZE),
         scale=scale,
         patch=PATCH,
         steps=STEPS,
-        unit="surface brightness, typical peak 1",
+        unit=GALAXIES.unit,
         summary="galaxies of 64x64 px: diffusion on the codes of an autoencoder",
     )
     codes = replace(CODES, steps=round(share * CODES.steps), device=device)
     chain = replace(CHAIN, steps=round(share * CHAIN.steps), device=device)
-    autoencoder = trained_coder(pool, scale, codes, arguments.work)
+    autoencoder = trained_coder(images.train, scale, codes, arguments.work)
     schedule, unet, checkpoint = Schedule(), network(), arguments.work / "ckpt.pt"
     log_rho = tuple(np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS))
     prior = Latent(autoencoder, unet, config, log_rho).to(device)
     unet.train().requires_grad_(True)
-    for step, loss, _ in train(unet, prior.encode, pool, schedule, chain, checkpoint):
+    for step, loss, _ in train(unet, prior.encode, images.train, schedule, chain, checkpoint):
         print(f"diffusion step {step}: loss {loss:.4f}", flush=True)
-    weights = torch.load(checkpoint, weights_only=True, map_location=device)["average"]
-    unet.load_state_dict(weights)
+    unet.load_state_dict(averaged(checkpoint))
     unet.eval().requires_grad_(False)
-    count = round(share * BANK)
     times = schedule.grid(prior.steps)
     draws = [
         prior_paths(prior, generators(BANK_SEED, rows), times)[1][-1]
-        for rows in batches(count, 256)
+        for rows in batches(round(share * BANK), 256)
     ]
     prior.bank = torch.cat(draws).half()
     prior.residuals  # noqa: B018  # measured here, stored by `save`
     prior.to("cpu").save(arguments.out)
     prior = Latent.load(arguments.out)
-    held_out = draw_many(round(share * HELD_OUT), HELD_OUT_SEED).astype(float)
-    drawn = torch.cat([prior.decode(part) for part in prior.bank.float().split(64)])
-    images = drawn.double().numpy()
-    sheet(images, held_out, arguments.out / "samples.png")
-    text = card(prior, images, held_out)
+    drawn = torch.cat([prior.decode(part) for part in prior.bank.float().split(64)]).numpy()
+    sheet(drawn, images.held_out, arguments.out / "samples.png")
+    text = card(prior, drawn, images.held_out)
     (arguments.out / "README.md").write_text(text)
     print(text)
 

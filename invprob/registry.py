@@ -1,9 +1,9 @@
 """The folder is the registry: operators, priors, baselines and suites go by their file's name.
 
-A module of `operators/`, `priors/`, `invprob/baselines/` or `invprob/suites/` is one of its kind;
-so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads the sources with
-`ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class` runs the user's own
-file.
+A module of `operators/`, `priors/`, `priors/simulators/`, `invprob/baselines/` or `invprob/suites/`
+is one of its kind; so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads
+the sources with `ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class`
+runs the user's own file.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ __all__ = [
     "names",
     "noise_class",
     "operator_class",
+    "prior_folder",
+    "simulator",
     "suite_class",
     "summary",
 ]
@@ -49,6 +51,7 @@ PACKAGES = {
     "baselines": "invprob.baselines",
     "suites": "invprob.suites",
     "noises": "operators.noise",
+    "simulators": "priors.simulators",
 }
 BASES = {
     "operators": "ForwardOperator",
@@ -65,6 +68,7 @@ SHARED = {  # modules that serve the others and are not themselves of the kind
     "priors": {"base", "process", "training", *FOLDER_MODULES},
     "baselines": {"base"},
     "suites": {"base"},
+    "simulators": set(),
 }
 
 
@@ -107,9 +111,7 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     priors that come in any shape; weights and generators have their own.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
-    text = str(name)
-    shipped = {_key(n): folder for n, folder in _weights().items()}
-    folder = shipped.get(_key(text), Path(text))
+    text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
         return _load_folder(folder)
     if "/" in text and ":" not in text:
@@ -146,6 +148,12 @@ def _load_folder(folder: Path) -> Prior:
     return prior
 
 
+def prior_folder(name: str | Path) -> Path:
+    """Return the folder of a shipped prior, or else the name as a path, whatever is there."""
+    shipped = {_key(n): folder for n, folder in _weights().items()}
+    return shipped.get(_key(str(name)), Path(name))
+
+
 def load_function(name: str) -> Callable[..., Any]:
     """Return the function of `file.py:function`, after running that file; raises `UnknownName`."""
     file, _, wanted = name.rpartition(":")
@@ -157,6 +165,17 @@ def load_function(name: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] = found[wanted]
     return function
+
+
+def simulator(name: str) -> Callable[..., Any]:
+    """Return `draw` of the simulator of that name, or `file.py:function`; raises `UnknownName`."""
+    if ":" in name:
+        return load_function(name)
+    package = PACKAGES["simulators"]
+    draw: Callable[..., Any] = importlib.import_module(
+        f"{package}.{_resolve('simulators', name)}"
+    ).draw
+    return draw
 
 
 def names(kind: str) -> tuple[str, ...]:

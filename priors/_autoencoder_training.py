@@ -35,13 +35,14 @@ class AutoencoderTraining:
     tolerance: float = 0.1
     seed: int = 0
     report_every: int = 500
+    turns: bool = True  # images turned by right angles and flipped are as likely as they were
     device: str = "cpu"
 
 
 def train_autoencoder(
     autoencoder: Autoencoder, images: NDArray[np.float32], config: AutoencoderTraining
 ) -> Iterator[tuple[int, float, float]]:
-    """Train on images (n, H, H), turned and flipped, and whiten the codes in the end.
+    """Train on images (n, H, H), and whiten the codes in the end.
 
     Yields step, rms error in units of the rms image, and KL in nats, means since the last report.
     """
@@ -58,7 +59,8 @@ def train_autoencoder(
             group["lr"] = config.rate * max(rate, 1e-3)
         which = torch.randint(len(pool), (config.batch,), **draws)
         turn = torch.randint(8, (config.batch,), **draws)
-        x = autoencoder.blocks(dihedral(pool[which].float(), turn))
+        chosen = pool[which].float()
+        x = autoencoder.blocks(dihedral(chosen, turn) if config.turns else chosen)
         law = network.encode(x).latent_dist
         z = law.mean + law.std * torch.randn(law.mean.shape, **draws)
         square, divergence = (network.decode(z).sample - x).square().mean(), law.kl().mean()

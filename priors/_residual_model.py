@@ -61,7 +61,7 @@ class ResidualModel:
                 eps = randn(prior.z_shape, sources, z0)
                 clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
             error, image = prior.decode(clean - z0), prior.decode(clean)
-            rows.append(_fit(error / prior.scale, image / prior.scale))
+            rows.append(_fit(error.cpu() / prior.scale, image.cpu() / prior.scale))
         floor, slope, spectrum = zip(*rows, strict=True)
         return cls(floor, slope, tuple(tuple(row) for row in spectrum))
 

@@ -45,6 +45,7 @@ class PixelConfig:
     rho_max: float = 200.0
     unit: str = ""
     summary: str = ""
+    turns: bool = True  # draws turned by right angles and flipped are as likely as they were
     residuals: tuple[float, ...] = ()  # E|z_0 - zhat_0|^2 / d on even times
     residual_model: ResidualModel | None = None
     sha256: str = ""  # of the weights files, one after another
@@ -116,7 +117,10 @@ class Pixel(Prior):
         return pixel_unshuffle(x[:, None] / self.scale, self.config.patch)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """Return n draws of z_0 from the stored bank of chain samples, turned and flipped."""
+        """Return n draws of z_0 from the stored bank, turned and flipped where that may be.
+
+        Raises ObservationError where the folder holds no bank.
+        """
         if self.bank is None:
             raise ObservationError("this prior folder has no bank.safetensors to draw from")
         rng = np.random.default_rng(seed)
@@ -125,7 +129,7 @@ class Pixel(Prior):
         )[:n]
         images = self.bank[torch.from_numpy(order)].float()
         turns = torch.from_numpy(rng.integers(8, size=n))
-        return self.encode(dihedral(images, turns))
+        return self.encode(dihedral(images, turns) if self.config.turns else images)
 
     def save(self, folder: Path) -> None:
         """Write the prior folder: half-precision weights, scheduler, invprob.json, bank."""
