@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DModel, VQModel
 from invprob import registry
 from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
+from invprob.prior_data import simulated
 from invprob.trajectory import guide
 from operators.blur import Blur
 from operators.errors import ObservationError
@@ -22,7 +23,6 @@ from priors._autoencoder import Autoencoder
 from priors._autoencoder_training import AutoencoderTraining, train_autoencoder, whiten
 from priors.latent import Latent, LatentConfig
 from priors.outsourced import Outsourced
-from priors.simulators.galaxies import draw_many
 
 SIZE, PATCH, SCALE = 16, 4, 0.1
 COMMON: dict[str, Any] = {
@@ -154,7 +154,7 @@ def test_guidance_through_the_decoder_fits_the_data(prior: Latent) -> None:
 
 def test_whitened_codes_have_unit_variance_and_the_same_images() -> None:
     autoencoder = Autoencoder(coder(scaling_factor=1.0), SCALE, PATCH)
-    x = torch.from_numpy(draw_many(64, seed=1, size=SIZE))
+    x = torch.from_numpy(simulated("galaxies", 64, seed=1, size=SIZE))
     before, law = autoencoder(autoencoder.encode(x)), autoencoder.network.encode
     spread = law(autoencoder.blocks(x)).latent_dist
     share = spread.std / spread.mean.std((0, 2, 3)).view(1, -1, 1, 1)
@@ -168,7 +168,10 @@ def test_whitened_codes_have_unit_variance_and_the_same_images() -> None:
 
 
 def test_training_learns_galaxies_that_it_has_not_seen() -> None:
-    images, unseen = draw_many(256, seed=1, size=SIZE), draw_many(32, seed=2, size=SIZE)
+    images, unseen = (
+        simulated("galaxies", 256, seed=1, size=SIZE),
+        simulated("galaxies", 32, seed=2, size=SIZE),
+    )
     scale = float(np.sqrt(np.square(images).mean()))
     autoencoder = Autoencoder(coder(scaling_factor=1.0), scale, PATCH)
     config = AutoencoderTraining(
