@@ -25,13 +25,14 @@ from invprob.prior_quality import extent, flux, peak, power_ratio, sheet
 from invprob.prior_training import BANK_SEED, LEVELS
 from invprob.trajectory import batches, prior_paths
 from priors._autoencoder import Autoencoder
-from priors._autoencoder_training import AutoencoderTraining, train_autoencoder
+from priors._autoencoder_training import AutoencoderTraining, train_autoencoder, whiten
 from priors.latent import Latent, LatentConfig
 from priors.process import Schedule, generators
 from priors.training import Training, averaged, train
 
 SIZE, PATCH, CODE = 64, 4, 8  # px; side of the decoder's blocks; channels of the code, 8x8 each
 STEPS, BANK = 50, 1536  # of the chain; its stored draws
+WHITENED = 4096  # images whose codes are made to have mean 0 and variance 1
 CODES = AutoencoderTraining()
 CHAIN = Training(
     steps=15_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
@@ -81,15 +82,13 @@ def trained_coder(
         autoencoder = Autoencoder(coder(), scale, PATCH)
         for step, error, nats in train_autoencoder(autoencoder, pool, config):
             print(f"autoencoder step {step}: rms error {error:.4f}, KL {nats:.0f}", flush=True)
-        autoencoder.cpu().save(work)
+        whiten(autoencoder.cpu(), torch.from_numpy(pool[:WHITENED]))
+        autoencoder.save(work)
     return Autoencoder.load(work, scale, PATCH)  # as shipped: rounded to half precision
 
 
 def card(prior: Latent, chain: Images, held_out: Images) -> str:
     """Return the README of the prior's folder."""
-    x = torch.from_numpy(held_out)
-    decoded = torch.cat([prior.decode(prior.encode(part)) for part in x.split(64)]).numpy()
-    error = np.sqrt(np.square(decoded - held_out).mean() / np.square(held_out).mean())
     lines = [
         "# galaxies-64-latent\n",
         "Galaxies of 64x64 pixels as surface brightness, a typical peak is 1: diffusion on the",
@@ -99,18 +98,30 @@ def card(prior: Latent, chain: Images, held_out: Images) -> str:
         f"{CHAIN.batch}. Made, with every figure here, by\n",
         "    python examples/train_galaxies_latent.py --work work/ \\",
         "        --out priors/weights/galaxies-64-latent --device cuda\n",
-        f"Medians over {len(chain)} draws of the {prior.steps}-step chain, over {len(held_out)}",
-        "held-out galaxies, and over these once they went through the autoencoder, whose error is",
-        f"{error:.1%} of the rms image. Power is relative to that of the held-out ones.\n",
-        "| | chain | through the autoencoder | held out |",
+        f"## The {prior.steps}-step chain\n",
+        *table(prior.autoencoder, chain, held_out),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def table(autoencoder: Autoencoder, draws: Images, held_out: Images) -> list[str]:
+    """Return medians of draws beside those of held-out images, before and after their coding."""
+    x = torch.from_numpy(held_out)
+    coded = torch.cat([autoencoder(autoencoder.encode(part)) for part in x.split(64)]).numpy()
+    error = np.sqrt(np.square(coded - held_out).mean() / np.square(held_out).mean())
+    lines = [
+        f"Medians over {len(draws)} draws, over {len(held_out)} held-out images, and over these",
+        f"once they went through the autoencoder, whose error is {error:.1%} of the rms image.",
+        "Power is relative to that of the held-out ones.\n",
+        "| | draws | through the autoencoder | held out |",
         "|---|---|---|---|",
     ]
     for of, unit in ((flux, ""), (peak, ""), (extent, ", px")):
-        medians = (f"{np.median(of(images)):.3g}" for images in (chain, decoded, held_out))
+        medians = (f"{np.median(of(images)):.3g}" for images in (draws, coded, held_out))
         lines.append(f"| {of.__name__}{unit} | {' | '.join(medians)} |")
-    ours, coded = (power_ratio(images, held_out) for images in (chain, decoded))
-    lines += [f"| power, {band} | {ours[band]:.2f} | {coded[band]:.2f} | 1 |" for band in ours]
-    return "\n".join(lines) + "\n"
+    ours, theirs = (power_ratio(images, held_out) for images in (draws, coded))
+    lines += [f"| power, {band} | {ours[band]:.2f} | {theirs[band]:.2f} | 1 |" for band in ours]
+    return lines
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Training of an autoencoder as a variational one, and codes of unit variance.
+"""Training of an autoencoder as a variational one, and codes of mean 0 and variance 1.
 
     loss = E |x - D(z)|^2 / (2 tolerance^2) + KL( q(z | x) | N(0, I) ),   z ~ q(z | x)
 
@@ -21,8 +21,6 @@ from torch import Tensor
 from priors._autoencoder import Autoencoder
 from priors.training import dihedral
 
-WHITENED = 4096  # images whose codes are made to have mean 0 and variance 1
-
 
 @dataclass(frozen=True)
 class AutoencoderTraining:
@@ -42,7 +40,7 @@ class AutoencoderTraining:
 def train_autoencoder(
     autoencoder: Autoencoder, images: NDArray[np.float32], config: AutoencoderTraining
 ) -> Iterator[tuple[int, float, float]]:
-    """Train on images (n, H, H), and whiten the codes in the end.
+    """Train on images (n, H, H).
 
     Yields step, rms error in units of the rms image, and KL in nats, means since the last report.
     """
@@ -76,14 +74,14 @@ def train_autoencoder(
             yield step + 1, error**0.5, nats
             found = []
     network.eval().requires_grad_(False)
-    whiten(autoencoder, pool[:WHITENED])
 
 
 def whiten(autoencoder: Autoencoder, images: Tensor) -> None:
     """Give every channel of the codes of images (n, H, W) mean 0 and variance 1, in place.
 
-    The 1x1 convolutions around the code of an AutoencoderKL take it up, so the decoded images stay
-    the same and the folder needs no further numbers.
+    For a diffusion of the codes; those of noise need what the training gave them. The 1x1
+    convolutions around the code of an AutoencoderKL take it up, so the decoded images stay the same
+    and the folder needs no further numbers.
     """
     network: Any = autoencoder.network
     codes = torch.cat([autoencoder.encode(part) for part in torch.split(images, 256)])

@@ -14,6 +14,7 @@ and says `function.z_shape = (...)`; an `nn.Module` with that attribute is one t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from operators.errors import NotDifferentiable, ObservationError
 from priors._autoencoder import Autoencoder
 from priors.base import Prior
-from priors.pixel import read_facts
+from priors.pixel import FORMAT_VERSION, read_facts, weights_digest
 from priors.process import Schedule, generators, randn
 
 MEASURED = 256  # draws behind the typical size of x
@@ -80,6 +81,27 @@ class Outsourced(Prior):
         """Return n exact draws of z_0, (n, *z_shape)."""
         like = torch.empty(0, device=self.device)
         return randn(self.z_shape, generators(seed, range(n)), like)
+
+    def save(self, folder: Path, summary: str = "") -> None:
+        """Write the prior folder; raises ObservationError where x is no autoencoder's."""
+        if not isinstance(self.generator, Autoencoder):
+            raise ObservationError(
+                "only the decoder of an autoencoder has a folder: keep other generators as "
+                "file.py:function"
+            )
+        self.generator.save(folder)
+        facts = {
+            "module": "outsourced",
+            "version": FORMAT_VERSION,
+            "x_shape": self.x_shape,
+            "scale": self.generator.scale,
+            "patch": self.generator.patch,
+            "steps": self.steps,
+            "unit": self.unit,
+            "summary": summary,
+            "sha256": weights_digest(folder),
+        }
+        (folder / "invprob.json").write_text(json.dumps(facts, indent=1) + "\n")
 
     @classmethod
     def of(cls, generator: Callable[[Tensor], Tensor]) -> Outsourced:
