@@ -76,7 +76,8 @@ def main() -> None:
         "normal numbers under the decoder of a variational autoencoder, trained on the simulated",
         f"digits of `priors/simulators/digits.py` by {TRAINING.steps} steps of {TRAINING.batch}",
         "images. Made, with every figure here, by\n",
-        "    python examples/train_digits_vae.py --device cuda --out priors/weights/digits-32-vae\n",
+        "    python examples/train_digits_vae.py --device cuda \\",
+        "        --out priors/weights/digits-32-vae\n",
         *table(autoencoder, drawn, images.held_out),
     ]
     (arguments.out / "README.md").write_text("\n".join(lines) + "\n")
