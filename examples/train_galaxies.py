@@ -11,7 +11,7 @@ well it denoises them compared with simulated galaxies of the same size and nois
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ProcessPoolExecutor
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,63 +19,29 @@ import numpy as np
 import torch
 from astropy.io import fits
 from astropy.table import Table
-from diffusers import UNet2DModel
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from invprob.prior_quality import RHOS, denoising_error
+from invprob.prior_training import Recipe, train_prior
 from invprob.simulate import binned, centred
-from invprob.trajectory import batches, prior_paths
-from priors._residual_model import ResidualModel
-from priors.pixel import Pixel, PixelConfig
-from priors.process import Schedule, generators
-from priors.simulators.galaxies import draw, draw_many
-from priors.training import Training, train
+from priors.pixel import Pixel
+from priors.training import Training
 
-SIZE, PATCH, LEVELS = 64, 4, 1000
-POOL, HELD_OUT, BANK = 98_304, 2_048, 512
-TRAINING = Training(
-    steps=12_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+SIZE = 64
+GALAXIES = Recipe(
+    "galaxies",
+    SIZE,
+    pool=98_304,
+    seed=1,
+    unit="surface brightness, typical peak 1",
+    summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
+    training=Training(
+        steps=12_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+    ),
 )
-POOL_SEED, HELD_OUT_SEED, BANK_SEED = 1, 2, 100
-RHOS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # noise levels of the denoising table
-QUANTILES = (10, 25, 50, 75, 90)
 
 Images = NDArray[np.float64]
-
-
-def network() -> UNet2DModel:
-    """Return the untrained network: 2.0 M parameters, 4 ms per 64x64 image on one core."""
-    torch.manual_seed(0)
-    return UNet2DModel(
-        sample_size=SIZE // PATCH,
-        in_channels=PATCH**2,
-        out_channels=PATCH**2,
-        block_out_channels=(48, 64, 96),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D",) * 3,
-        up_block_types=("UpBlock2D",) * 3,
-        norm_num_groups=8,
-        add_attention=False,
-        resnet_time_scale_shift="scale_shift",
-    )
-
-
-def features(images: Images) -> dict[str, NDArray[np.float64]]:
-    """Return flux, half-light radius (px) and power in bands (cycles per image) of each image."""
-    y, x = np.mgrid[:SIZE, :SIZE]
-    radii = []
-    for image in np.clip(images, 0, None):
-        centre = [(image * axis).sum() / image.sum() for axis in (y, x)]
-        r = np.hypot(y - centre[0], x - centre[1]).ravel()
-        order = np.argsort(r)
-        radii.append(np.interp(0.5, np.cumsum(image.ravel()[order]) / image.sum(), r[order]))
-    k = np.hypot(*np.meshgrid(np.fft.fftfreq(SIZE) * SIZE, np.fft.fftfreq(SIZE) * SIZE))
-    power = np.abs(np.fft.fft2(images)) ** 2
-    bands = {
-        f"power {a}-{b}": power[:, (k >= a) & (k < b)].mean(1) for a, b in ((1, 3), (3, 7), (7, 14))
-    }
-    return {"flux": images.sum((1, 2)), "size": np.array(radii), **bands}
 
 
 def real_stamps(folder: Path) -> list[tuple[Images, float, int]]:
@@ -110,26 +76,20 @@ def correlated_noise(folder: Path, factor: int, rng: np.random.Generator) -> Ima
     return binned(np.fft.ifft2(white * np.sqrt(power)).real, factor)
 
 
-def denoising_error(prior: Pixel, images: Images, rho: float) -> NDArray[np.float64]:
-    """Return |z_0 - zhat_0|^2 / d of every image at one noise ratio, a mean over 4 draws."""
-    z0 = prior.encode(torch.from_numpy(images).float())
-    low, high = np.log(prior.schedule.rho_min), np.log(prior.schedule.rho_max)
-    t = float((np.log(rho) - low) / (high - low))
-    errors = []
-    for seed in range(4):
-        eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed))
-        with torch.no_grad():
-            clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
-        errors.append((clean - z0).square().flatten(1).mean(1).double().numpy())
-    mean: NDArray[np.float64] = np.mean(errors, 0)
-    return mean
+def half_light(image: Images) -> float:
+    """Return the radius (px) about its centroid that holds half of an image's light."""
+    y, x = np.mgrid[:SIZE, :SIZE]
+    centre = [(image * axis).sum() / image.sum() for axis in (y, x)]
+    r = np.hypot(y - centre[0], x - centre[1]).ravel()
+    order = np.argsort(r)
+    return float(np.interp(0.5, np.cumsum(image.ravel()[order]) / image.sum(), r[order]))
 
 
 def standardised(image: Images, noise: float) -> tuple[Images, float, float]:
     """Return a noisy image scaled to a smoothed peak of 1, its noise then, and its size (px)."""
     smooth = gaussian_filter(image, 1.0)
-    size = features(np.clip(smooth - 2 * noise / 3, 0, None)[None])["size"][0]
-    return image / smooth.max(), noise / smooth.max(), float(size)
+    size = half_light(np.clip(smooth - 2 * noise / 3, 0, None))
+    return image / smooth.max(), noise / smooth.max(), size
 
 
 def real_table(prior: Pixel, folder: Path, held_out: Images) -> list[str]:
@@ -174,100 +134,23 @@ def real_table(prior: Pixel, folder: Path, held_out: Images) -> list[str]:
     ]
 
 
-def sheet(chain: Images, held_out: Images, path: Path) -> None:
-    """Draw 40 draws of the chain beside 40 held-out galaxies."""
-    figure = Figure(figsize=(16, 8.6), layout="constrained")
-    for half, (images, title) in zip(
-        figure.subfigures(1, 2), ((chain, "chain"), (held_out, "held out")), strict=True
-    ):
-        half.suptitle(title)
-        for axis, image in zip(half.subplots(8, 5).flat, images, strict=False):
-            axis.imshow(np.arcsinh(10 * image), origin="lower", cmap="magma", vmin=0, vmax=3.2)
-            axis.set_axis_off()
-    figure.savefig(path, dpi=70)
-
-
-def card(prior: Pixel, chain: Images, held_out: Images, real: Path | None) -> str:
-    """Return the README of the prior's folder."""
-    lines = [
-        "# galaxies-64\n",
-        "Galaxies of 64x64 pixels as surface brightness; a typical peak is 1. Trained on simulated",
-        "Sersic bulges and discs with spiral arms, clumps, texture and companions",
-        f"(`priors/simulators/galaxies.py`), {TRAINING.steps} steps of {TRAINING.batch}, seeds",
-        f"{POOL_SEED}, {HELD_OUT_SEED}, {BANK_SEED}. Made, with every figure here, by\n",
-        "    python examples/train_galaxies.py --work work/ --out priors/weights/galaxies-64 \\",
-        "        --device cuda --real COSMOS/\n",
-        f"## The {prior.steps}-step chain ({len(chain)} draws) against {len(held_out)} held out\n",
-        "Ratio of quantiles, chain / held out (sampling error of a ratio: about 0.05).\n",
-        "| | " + " | ".join(f"{q}%" for q in QUANTILES) + " |",
-        "|---" * (len(QUANTILES) + 1) + "|",
-    ]
-    ours, theirs = features(chain), features(held_out)
-    for name in ours:
-        ratio = np.percentile(ours[name], QUANTILES) / np.percentile(theirs[name], QUANTILES)
-        lines.append(f"| {name} | " + " | ".join(f"{r:.2f}" for r in ratio) + " |")
-    lines += ["\n## Held-out denoising error\n", "| noise ratio | E\\|z_0 - zhat_0\\|^2 / d |"]
-    lines += ["|---|---|"]
-    for rho in RHOS:
-        error = denoising_error(prior, held_out[:256], rho).mean()
-        lines.append(f"| {rho:g} | {error:.2e} |")
-    if real:
-        lines += real_table(prior, real, held_out)
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     """Train, draw the bank, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder of checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="prior folder to write")
-    parser.add_argument("--device", default="cpu", help="of training and chain")
+    parser.add_argument("--device", default="cpu", help="of the training")
     parser.add_argument("--real", type=Path, help="folder of a GalSim COSMOS catalogue")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    pool_file, checkpoint = arguments.work / "pool.npy", arguments.work / "ckpt.pt"
-    if not pool_file.exists():
-        with ProcessPoolExecutor() as workers:
-            streams = map(np.random.default_rng, np.random.SeedSequence(POOL_SEED).spawn(POOL))
-            np.save(pool_file, np.stack(list(workers.map(draw, streams, chunksize=256))))
-    pool, schedule, unet = np.load(pool_file), Schedule(), network()
-    config = PixelConfig(
-        (SIZE, SIZE),
-        scale=float(np.sqrt(np.square(pool, dtype=np.float64).mean())),
-        patch=PATCH,
-        unit="surface brightness, typical peak 1",
-        summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
-    )
-    log_rho = tuple(np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS))
-    encode = Pixel(unet, config, log_rho).encode
-    unet.train().requires_grad_(True)
-    weights = None
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        weights, done = state["average"], state["step"]
-    if weights is None or done < TRAINING.steps:
-        training = replace(TRAINING, device=arguments.device)
-        for step, loss, weights in train(  # noqa: B007  # the last weights are used
-            unet, encode, pool, schedule, training, checkpoint
-        ):
-            print(f"step {step}: loss {loss:.4f}", flush=True)
-    unet.load_state_dict(weights)
-    prior = Pixel(unet, config, log_rho).to(arguments.device)
-    times = schedule.grid(prior.steps)
-    draws = [
-        prior.decode(prior_paths(prior, generators(BANK_SEED, rows), times)[1][-1])
-        for rows in batches(BANK, 32)
-    ]
-    prior.bank = torch.cat(draws).half()
-    prior.config = replace(config, residual_model=ResidualModel.fit(prior, seed=3))
-    prior.to("cpu")
-    prior.save(arguments.out)
-    chain, held_out = prior.bank.double().numpy(), draw_many(HELD_OUT, HELD_OUT_SEED).astype(float)
-    sheet(chain, held_out, arguments.out / "samples.png")
-    text = card(prior, chain, held_out, arguments.real)
-    (arguments.out / "README.md").write_text(text)
-    print(text)
+    recipe = replace(GALAXIES, training=replace(GALAXIES.training, device=arguments.device))
+    train_prior(recipe, arguments.out, arguments.work, os.cpu_count() or 1)
+    if arguments.real:
+        prior = Pixel.load(arguments.out)
+        held_out = np.load(arguments.work / "held_out.npy").astype(float)
+        with (arguments.out / "README.md").open("a") as text:
+            text.write("\n".join(real_table(prior, arguments.real, held_out)) + "\n")
+    print((arguments.out / "README.md").read_text())
 
 
 if __name__ == "__main__":

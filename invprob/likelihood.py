@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invprob.decoded import Decoded
 from operators._maps import LinearMap
 from operators._stacked import Stacked
 from operators._weighted import Weighted
@@ -71,19 +72,23 @@ class Likelihood:
         mean, jacobian = self.operator.linearise(x)
         return jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
 
-    def guidance(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor, Tensor]:
+    def guidance(
+        self, x: Tensor, covariance: Covariance, within: Decoded | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the proximal shift of x, given the covariance R of its error, score and potential.
 
         Shift and score, the gradient of log p(y | x) in x, are (B, *x_shape). The potential (B,)
         float64 is minus the least value of the objective, up to a constant: log p(y | x) with the
         error of x integrated out, exactly -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2 for
-        linear operators and Gaussian noise, else by Laplace. Raises NotDifferentiable where the
-        operator has no gradient.
+        linear operators and Gaussian noise, else by Laplace. `within`: the operator as a function
+        of z, which x, shift and score then are. Raises NotDifferentiable where the operator has no
+        gradient.
         """
-        mean, jacobian = self.operator.linearise(x)
+        operator = within or self.operator
+        mean, jacobian = operator.linearise(x)
         score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
-        if not (self.operator.linear and isinstance(self.noise, Gaussian)):
-            delta, potential = self._gauss_newton(x, covariance, mean, jacobian)
+        if not (operator.linear and isinstance(self.noise, Gaussian)):
+            delta, potential = self._gauss_newton(x, covariance, operator, mean, jacobian)
             return delta, score, potential
         residual = self.y - mean
         solved, _, delta = self._proximal(
@@ -93,7 +98,12 @@ class Likelihood:
         return delta, score, -(residual.flatten(1) * own).double().sum(1) / 2
 
     def _gauss_newton(
-        self, x: Tensor, covariance: Covariance, mean: Tensor, jacobian: LinearMap
+        self,
+        x: Tensor,
+        covariance: Covariance,
+        operator: ForwardOperator | Decoded,
+        mean: Tensor,
+        jacobian: LinearMap,
     ) -> tuple[Tensor, Tensor]:
         """Return shift and potential where A is not linear or the noise not Gaussian.
 
@@ -111,7 +121,7 @@ class Likelihood:
         solved: Tensor | None = None  # of the step before: where the next solve begins
         for k in range(GN_STEPS):
             if k:
-                mean, jacobian = self.operator.linearise(x + delta)
+                mean, jacobian = operator.linearise(x + delta)
             jacobian, noise, residual = self._locally_gaussian(mean, jacobian)
             solved, toward, goal = self._proximal(
                 jacobian, noise, covariance, residual + jacobian(delta), GN_CG_ITERATIONS,
@@ -121,7 +131,7 @@ class Likelihood:
             for _ in range(GN_HALVINGS + 1):
                 step = share.view(column)
                 trial = delta + step * (goal - delta), pull + step * (toward - pull)
-                found = self._objective(self.operator(x + trial[0]), *trial, limit)
+                found = self._objective(operator(x + trial[0]), *trial, limit)
                 worse = ~(found <= value + GN_GAIN)
                 if not worse.any():
                     break

@@ -1,9 +1,9 @@
 """The folder is the registry: operators, priors, baselines and suites go by their file's name.
 
-A module of `operators/`, `priors/`, `invprob/baselines/` or `invprob/suites/` is one of its kind;
-so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads the sources with
-`ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class` runs the user's own
-file.
+A module of `operators/`, `priors/`, `priors/simulators/`, `invprob/baselines/` or `invprob/suites/`
+is one of its kind; so is a folder below `priors/weights/` that holds `invprob.json`. Listing reads
+the sources with `ast`, so it loads no torch. In names '-' and '_' mean the same. `file.py:Class`
+runs the user's own file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from operators.errors import UnknownName
+from operators.errors import ObservationError, UnknownName
 
 if TYPE_CHECKING:
     from invprob.baselines.base import Baseline
@@ -38,6 +38,8 @@ __all__ = [
     "names",
     "noise_class",
     "operator_class",
+    "prior_folder",
+    "simulator",
     "suite_class",
     "summary",
 ]
@@ -49,6 +51,7 @@ PACKAGES = {
     "baselines": "invprob.baselines",
     "suites": "invprob.suites",
     "noises": "operators.noise",
+    "simulators": "priors.simulators",
 }
 BASES = {
     "operators": "ForwardOperator",
@@ -58,12 +61,14 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
+FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "pixel", "process", "training"},
+    "priors": {"base", "process", "training", *FOLDER_MODULES},
     "baselines": {"base"},
     "suites": {"base"},
+    "simulators": set(),
 }
 
 
@@ -110,25 +115,51 @@ def suite_class(name: str) -> type[Suite]:
 def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prior:
     """Return the prior of that name, of a local prior folder, or of `file.py:Class`.
 
-    x_shape: shape of the unknowns, for priors that come in any shape; weights have their own.
+    `file.py:function` is a generator, see `priors.outsourced`. x_shape: shape of the unknowns, for
+    priors that come in any shape; weights and generators have their own.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
-    text = str(name)
-    shipped = {_key(n): folder for n, folder in _weights().items()}
-    folder = shipped.get(_key(text), Path(text))
+    text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
-        from priors.pixel import Pixel
-
-        return Pixel.load(folder)
+        return _load_folder(folder)
     if "/" in text and ":" not in text:
         raise UnknownName(
             f"no prior folder {text!r} (a folder that holds invprob.json). Priors are not "
             "downloaded: fetch it yourself and give the local path, or use one of "
             + ", ".join(names("priors"))
         )
-    cls = _load_class("priors", text)
-    prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
+    found = _load_class("priors", text, functions=":" in text)
+    if not hasattr(found, "default"):
+        from priors.outsourced import Outsourced
+
+        return Outsourced.of(found)
+    prior: Prior = found.default(tuple(x_shape)) if x_shape else found.default()
     return prior
+
+
+def _load_folder(folder: Path) -> Prior:
+    """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
+    from priors.base import Prior
+
+    file = folder / "invprob.json"
+    try:
+        name = json.loads(file.read_text()).get("module", "pixel")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ObservationError(f"{file}: not a readable JSON object ({error})") from error
+    if name not in FOLDER_MODULES:
+        raise ObservationError(
+            f"{file} names the module {name!r}; needed one of {', '.join(FOLDER_MODULES)}"
+        )
+    module = importlib.import_module(f"priors.{name}")
+    cls: Any = next(iter(_defined(module, Prior).values()))
+    prior: Prior = cls.load(folder)
+    return prior
+
+
+def prior_folder(name: str | Path) -> Path:
+    """Return the folder of a shipped prior, or else the name as a path, whatever is there."""
+    shipped = {_key(n): folder for n, folder in _weights().items()}
+    return shipped.get(_key(str(name)), Path(name))
 
 
 def load_function(name: str) -> Callable[..., Any]:
@@ -142,6 +173,17 @@ def load_function(name: str) -> Callable[..., Any]:
         )
     function: Callable[..., Any] = found[wanted]
     return function
+
+
+def simulator(name: str) -> Callable[..., Any]:
+    """Return `draw` of the simulator of that name, or `file.py:function`; raises `UnknownName`."""
+    if ":" in name:
+        return load_function(name)
+    package = PACKAGES["simulators"]
+    draw: Callable[..., Any] = importlib.import_module(
+        f"{package}.{_resolve('simulators', name)}"
+    ).draw
+    return draw
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -183,22 +225,20 @@ def name_of(cls: type) -> str:
     return f"{Path(file).name}:{cls.__qualname__}"
 
 
-def _load_class(kind: str, name: str) -> Any:
-    """Return the first complete class of the kind that the module defines, or the one named."""
+def _load_class(kind: str, name: str, functions: bool = False) -> Any:
+    """Return the first complete class of the kind that the module defines, or the one named.
+
+    functions: what is named may be anything else that can be called, too.
+    """
     file, colon, wanted = name.rpartition(":")
     known = "" if colon else _resolve(kind, name)  # a wrong name costs no import of torch
     base = getattr(importlib.import_module(f"{PACKAGES[kind]}.base"), BASES[kind])
     module = (
         _run_file(Path(file)) if colon else importlib.import_module(f"{PACKAGES[kind]}.{known}")
     )
-    found = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    }
+    found = _defined(module, base)
+    if functions:
+        found |= {k: v for k, v in vars(module).items() if callable(v) and not inspect.isclass(v)}
     if colon and wanted in found:
         return found[wanted]
     if colon or not found:
@@ -207,6 +247,18 @@ def _load_class(kind: str, name: str) -> Any:
             f"{wanted!r}{_near(wanted, found)} It has: {', '.join(found) or 'none'}"
         )
     return next(iter(found.values()))
+
+
+def _defined(module: ModuleType, base: type) -> dict[str, Any]:
+    """Return the complete classes of a kind that a module defines, in their order there."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    }
 
 
 def _run_file(path: Path) -> ModuleType:

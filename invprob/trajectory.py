@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
 from priors.base import Prior
 from priors.process import randn
@@ -102,8 +103,12 @@ def guide(
     with torch.no_grad():
         if clean is None:
             clean = prior.denoise(z, t)
+        covariance = prior.covariance(z, t, clean)
+        if not prior.isometric:
+            within = Decoded(likelihood.operator, prior)
+            return Guidance(clean, *likelihood.guidance(clean, covariance, within))
         x = prior.decode(clean)
-        delta, score, potential = likelihood.guidance(x, prior.covariance(z, t, clean))
+        delta, score, potential = likelihood.guidance(x, covariance)
         moved, risen = (prior.encode(x + step) - clean for step in (delta, prior.scale**2 * score))
         return Guidance(clean, moved, risen, potential)
 

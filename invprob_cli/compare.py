@@ -125,13 +125,7 @@ def _posterior(run: Run | None, observation_sha256: str, prior: str | None) -> P
         return None
     if run.manifest["observation_sha256"] != observation_sha256:
         raise UnknownName(f"run {run.name} was trained on another observation: leave --obs out")
-    posterior = Posterior.from_pretrained(run.path)
-    if prior and prior.replace("-", "_") != posterior.prior_name.replace("-", "_"):
-        raise UnknownName(
-            f"run {run.name} was trained with the prior {posterior.prior_name}, not {prior}: "
-            "leave --prior out, or give --obs and no --run"
-        )
-    return posterior
+    return Posterior.from_pretrained(run.path, prior=prior)
 
 
 def show(results: list[Result], n: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from rich.markup import escape
 from invprob_cli import console, options
 
 if TYPE_CHECKING:
+    from invprob.calibration import Check
     from invprob.diagnosis import Diagnosis
     from invprob.trajectory import Progress
 
@@ -22,6 +24,7 @@ FAILED = 4  # exit code under --strict
 
 def diagnose(
     run: options.RunName = None,
+    prior: options.PriorName = None,
     observations: Annotated[int, typer.Option(min=8, help="Observations to simulate.")] = 64,
     n: Annotated[
         int, typer.Option(min=9, help="Samples of each; 19, 39, ... make 90% intervals exact.")
@@ -47,7 +50,7 @@ def diagnose(
     from invprob.posterior import Posterior
 
     own = {name.rpartition(":")[2]: registry.load_function(name) for name in summary or ()}
-    posterior = Posterior.from_pretrained(opened.path)
+    posterior = Posterior.from_pretrained(opened.path, prior=prior)
     options.check_memory(observations * n, posterior.prior.x_shape)
     options.use_threads(threads)
     with console.progress() as progress:
@@ -63,8 +66,14 @@ def diagnose(
     if as_json:
         console.document(facts)
     else:
-        show(diagnosis, observations, n)
-        console.ending([file, drawn], headline(diagnosis), following(diagnosis, opened.path))
+        rate = diagnosis.calibration.rate
+        show(
+            diagnosis.checks,
+            f"{observations} simulated observations, {n} samples of each; a check fails by chance "
+            f"in {rate:.1%} of exact samplers, any of them in at most 5%",
+        )
+        said = headline(diagnosis.checks, "no sign that truth and samples differ")
+        console.ending([file, drawn], said, following(diagnosis, opened.path))
     if strict and not diagnosis.passed:
         raise typer.Exit(FAILED)
 
@@ -87,20 +96,15 @@ def forecast(progress: Progress, observations: int, n: int) -> Progress:
     return report
 
 
-def show(diagnosis: Diagnosis, observations: int, n: int) -> None:
-    """Print the checks as a table, each with its verdict and, where it failed, the remedy."""
+def show(checks: Sequence[Check], title: str) -> None:
+    """Print checks as a table, each with its verdict and, where it failed, the remedy."""
     rows = [
         (
             escape(c.name), f"{c.statistic:.3f}", console.cell(c.threshold),
             mark(c.passed, c.threshold), escape(c.verdict), escape(c.remedy or ""),
         )
-        for c in diagnosis.checks
+        for c in checks
     ]  # fmt: skip
-    rate = diagnosis.calibration.rate
-    title = (
-        f"{observations} simulated observations, {n} samples of each; a check fails by chance in "
-        f"{rate:.1%} of exact samplers, any of them in at most 5%"
-    )
     console.table(("check", "statistic", "at most", "", "verdict", "remedy"), rows, title)
 
 
@@ -111,12 +115,12 @@ def mark(passed: bool, threshold: float | None) -> str:
     return "pass" if passed else "[bold red]fail[/bold red]"
 
 
-def headline(diagnosis: Diagnosis) -> str:
-    """Return the one line that matters: the worst failure, or what passed."""
-    judged = [c for c in diagnosis.checks if c.threshold is not None]
+def headline(checks: Sequence[Check], fine: str) -> str:
+    """Return the one line that matters: the worst failure, or that all passed and so is `fine`."""
+    judged = [c for c in checks if c.threshold is not None]
     failed = [c for c in judged if not c.passed]
     if not failed:
-        return f"all {len(judged)} checks pass: no sign that truth and samples differ"
+        return f"all {len(judged)} checks pass: {fine}"
     worst = max(failed, key=lambda c: c.statistic / (c.threshold or 1.0))
     return f"{len(failed)} of {len(judged)} checks fail, {worst.name} most: {worst.verdict}"
 

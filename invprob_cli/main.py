@@ -23,6 +23,7 @@ from invprob_cli.doctor import doctor
 from invprob_cli.evidence import evidence
 from invprob_cli.inspect import inspect
 from invprob_cli.lists import baselines, operators, priors, runs
+from invprob_cli.prior import app as prior
 from invprob_cli.report import report
 from invprob_cli.sample import sample
 from invprob_cli.simulate import simulate
@@ -109,6 +110,7 @@ for command in (
     operators, priors, baselines, runs, doctor,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(prior, name="prior")
 
 
 def main() -> None:

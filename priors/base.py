@@ -2,7 +2,8 @@
 
 A prior is a diffusion process (`Schedule`), a denoiser E[z_0 | z_t] and a decoder z -> x:
 
-    x = scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
+    isometric    x = scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
+    otherwise    x = x(z), differentiable: an autoencoder's decoder, or any generator
 
 Model units (z, about unit variance) and physical units (x) meet only in `encode` and `decode`.
 """
@@ -42,8 +43,9 @@ class Prior(ABC):
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]
+    isometric: bool = True  # guidance then works in x, where instruments have closed forms
     steps: int = 40  # default length of the chain
-    scale: float = 1.0  # x per unit z
+    scale: float = 1.0  # x per unit z: the typical size of x, where the decoder is not isometric
     unit: str = ""
     bank: Tensor | None = None  # stored draws of the chain, for priors too dear to run often
     device: torch.device = torch.device("cpu")  # of all that inference computes
@@ -74,16 +76,18 @@ class Prior(ABC):
         return self.scale * z
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return z (B, *z_shape) of x (B, *x_shape): the inverse of `decode`."""
+        """Return z (B, *z_shape) of x (B, *x_shape): the inverse of an isometric `decode`."""
         return x / self.scale
 
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
-        """Return Cov(x | z_t = z), which guidance assumes: r2 of r2 I, u -> R u, or bounded.
+        """Return the covariance that guidance assumes: r2 of r2 I, u -> R u, or bounded.
 
-        `clean` is denoise(z, t); u is (B, *x_shape) in physical units. A prior that knows its
+        That is Cov(x | z_t = z), u is (B, *x_shape) in physical units; or Cov(z_0 | z_t = z) of a
+        prior whose decoder is not isometric. `clean` is denoise(z, t). A prior that knows its
         covariance, or has measured it, says so here; the fallback is isotropic and calibrated.
         """
-        return self.scale**2 * self.residual_variance(t)
+        unit = self.scale if self.isometric else 1.0
+        return unit**2 * self.residual_variance(t)
 
     @cached_property
     def residuals(self) -> tuple[float, ...]:

@@ -30,6 +30,7 @@ from priors.training import dihedral
 
 FORMAT_VERSION = 1
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+ALL_WEIGHTS = f"*/{Path(WEIGHTS).name}"
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,12 @@ class PixelConfig:
     rho_max: float = 200.0
     unit: str = ""
     summary: str = ""
+    turns: bool = True  # draws turned by right angles and flipped are as likely as they were
     residuals: tuple[float, ...] = ()  # E|z_0 - zhat_0|^2 / d on even times
     residual_model: ResidualModel | None = None
-    sha256: str = ""  # of the weights file
+    sha256: str = ""  # of the weights files, one after another
     version: int = FORMAT_VERSION
+    module: str = "pixel"  # of `priors/`, which reads the folder
 
 
 class Pixel(Prior):
@@ -114,7 +117,10 @@ class Pixel(Prior):
         return pixel_unshuffle(x[:, None] / self.scale, self.config.patch)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """Return n draws of z_0 from the stored bank of chain samples, turned and flipped."""
+        """Return n draws of z_0 from the stored bank, turned and flipped where that may be.
+
+        Raises ObservationError where the folder holds no bank.
+        """
         if self.bank is None:
             raise ObservationError("this prior folder has no bank.safetensors to draw from")
         rng = np.random.default_rng(seed)
@@ -123,7 +129,7 @@ class Pixel(Prior):
         )[:n]
         images = self.bank[torch.from_numpy(order)].float()
         turns = torch.from_numpy(rng.integers(8, size=n))
-        return self.encode(dihedral(images, turns))
+        return self.encode(dihedral(images, turns) if self.config.turns else images)
 
     def save(self, folder: Path) -> None:
         """Write the prior folder: half-precision weights, scheduler, invprob.json, bank."""
@@ -142,8 +148,8 @@ class Pixel(Prior):
             clip_sample=False,
         )
         scheduler.save_pretrained(folder / "scheduler")
-        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-        facts = asdict(self.config) | {"residuals": list(self.residuals), "sha256": digest}
+        facts = asdict(self.config)
+        facts |= {"residuals": list(self.residuals), "sha256": weights_digest(folder)}
         (folder / "invprob.json").write_text(json.dumps(facts, indent=1) + "\n")
         if self.bank is not None:
             save_file({"x": self.bank.half().contiguous()}, folder / "bank.safetensors")
@@ -151,51 +157,65 @@ class Pixel(Prior):
     @classmethod
     def load(cls, folder: Path) -> Pixel:
         """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
-        from diffusers import UNet2DModel
-        from safetensors.torch import load_file
-
-        facts = _read_json(folder / "invprob.json")
-        if facts.get("version") != FORMAT_VERSION:
-            raise ObservationError(
-                f"{folder}: prior format version {facts.get('version')}, this program reads "
-                f"{FORMAT_VERSION}: install a matching invprob"
-            )
-        for key in ("x_shape", "residuals"):
-            facts[key] = tuple(facts[key])
+        facts, *network = cls._parts(folder)
         if facts["residual_model"]:
             table = facts["residual_model"]
             spectrum = tuple(map(tuple, table["log_spectrum"]))
             facts["residual_model"] = ResidualModel(
                 tuple(table["floor"]), tuple(table["slope"]), spectrum
             )
-        config = PixelConfig(**facts)
-        weights = intact_weights(folder, config.sha256)
+        return cls(network[0], PixelConfig(**facts), *network[1:])
+
+    @staticmethod
+    def _parts(folder: Path) -> tuple[dict[str, Any], Any, tuple[float, ...], str, Tensor | None]:
+        """Return the facts of a folder's invprob.json, and what `__init__` takes besides them."""
+        from diffusers import UNet2DModel
+        from safetensors.torch import load_file
+
+        facts = read_facts(folder)
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         kept = np.cumprod(1 - np.array(scheduler["trained_betas"]))
         settings = _read_json(folder / "unet" / "config.json")
         network = UNet2DModel.from_config(settings)  # type: ignore[no-untyped-call]  # diffusers
-        network.load_state_dict(load_file(weights))
+        network.load_state_dict(load_file(folder / WEIGHTS))
         bank_file = folder / "bank.safetensors"
-        return cls(
-            network.float(),
-            config,
-            tuple(0.5 * np.log((1 - kept) / kept)),
-            scheduler["prediction_type"],
-            load_file(bank_file)["x"] if bank_file.exists() else None,
-        )
+        bank = load_file(bank_file)["x"] if bank_file.exists() else None
+        log_rho = tuple(0.5 * np.log((1 - kept) / kept))
+        return facts, network.float(), log_rho, scheduler["prediction_type"], bank
 
 
-def intact_weights(folder: Path, sha256: str) -> Path:
-    """Return the weights file of a prior folder; raises ObservationError if missing or changed."""
-    weights = folder / WEIGHTS
-    if not weights.exists():
-        raise ObservationError(f"{weights} is missing: restore the prior folder")
-    if sha256 and hashlib.sha256(weights.read_bytes()).hexdigest() != sha256:
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what a prior folder's invprob.json says, its weights intact; raises ObservationError.
+
+    Nothing is read before the format's version fits.
+    """
+    facts = _read_json(folder / "invprob.json")
+    if facts.get("version") != FORMAT_VERSION:
         raise ObservationError(
-            f"{weights} is corrupt: its sha256 differs from the one in invprob.json; "
-            "restore the prior folder"
+            f"{folder}: prior format version {facts.get('version')}, this program reads "
+            f"{FORMAT_VERSION}: install a matching invprob"
         )
-    return weights
+    intact_weights(folder, facts.get("sha256", ""))
+    return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the sha256 of a prior folder's weights files, one after another by name."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(ALL_WEIGHTS)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def intact_weights(folder: Path, sha256: str) -> None:
+    """Raise ObservationError where the weights of a prior folder are missing or changed."""
+    if not any(folder.glob(ALL_WEIGHTS)):
+        raise ObservationError(f"{folder / WEIGHTS} is missing: restore the prior folder")
+    if sha256 and weights_digest(folder) != sha256:
+        raise ObservationError(
+            f"the weights of {folder} are corrupt: their sha256 differs from the one in "
+            "invprob.json; restore the prior folder"
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

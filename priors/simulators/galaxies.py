@@ -16,6 +16,10 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+summary = "galaxies: bulges, discs, arms, clumps, companions"
+unit = "surface brightness, typical peak 1"
+turns = True  # a turned or mirrored galaxy is as likely as it was
+
 PEAK_SCATTER = 0.30  # standard deviation of log(peak surface brightness)
 
 
@@ -66,11 +70,11 @@ def draw(rng: np.random.Generator, size: int = 64) -> NDArray[np.float32]:
 
     Lengths scale with `size`: half-light radii are 4 to 22 px at size 64.
     """
-    unit = size / 64
+    px = size / 64
     image = np.zeros((size, size))
-    x0, y0 = rng.normal(0, 2.5 * unit, 2)
+    x0, y0 = rng.normal(0, 2.5 * px, 2)
     phi, q = rng.uniform(0, math.pi), rng.uniform(0.25, 1.0)
-    radius = unit * float(np.clip(math.exp(rng.normal(math.log(9.5), 0.42)), 4, 22))
+    radius = px * float(np.clip(math.exp(rng.normal(math.log(9.5), 0.42)), 4, 22))
     irregular = rng.random() < 0.25
     bulge = 0.0 if irregular else rng.beta(1.0, 2.0)
     clumps = rng.beta(1.2, 1.8) * 0.75 if irregular else rng.beta(0.6, 3.0) * 0.6
@@ -82,16 +86,16 @@ def draw(rng: np.random.Generator, size: int = 64) -> NDArray[np.float32]:
         size_b = radius * rng.uniform(0.15, 0.6)
         shape = (rng.uniform(0.8, 4.0), rng.uniform(0.55, 1.0), phi + rng.normal(0, 0.2))
         _add_sersic(image, bulge * (1 - clumps), x0, y0, size_b, *shape, 0, 0.0, 0.0, 0.0, 3)
-    _add_clumps(image, clumps, rng, radius, (x0, y0, q, phi), unit)
+    _add_clumps(image, clumps, rng, radius, (x0, y0, q, phi), px)
     for _ in range(rng.poisson(0.3)):
         x, y = rng.uniform(-0.5, 0.5, 2) * size
-        small = unit * rng.uniform(1.5, 5.0)
+        small = px * rng.uniform(1.5, 5.0)
         shape = (rng.uniform(0.7, 2.5), rng.uniform(0.4, 1.0), rng.uniform(0, math.pi))
         flux = math.exp(rng.normal(-2.2, 0.9))
         _add_sersic(image, flux, x, y, small, *shape, 0, 0.0, 0.0, 0.0, 2)
-    texture = gaussian_filter(rng.normal(size=image.shape), unit * rng.uniform(1.5, 4.0))
+    texture = gaussian_filter(rng.normal(size=image.shape), px * rng.uniform(1.5, 4.0))
     image *= np.exp(rng.uniform(0, 0.35) * texture / texture.std())
-    image = gaussian_filter(image, unit * rng.uniform(0.8, 1.6))
+    image = gaussian_filter(image, px * rng.uniform(0.8, 1.6))
     peak = math.exp(rng.normal(0, PEAK_SCATTER))
     return np.asarray(image * (peak / image.max()), np.float32)
 
@@ -102,7 +106,7 @@ def _add_clumps(
     rng: np.random.Generator,
     radius: float,
     frame: tuple[float, float, float, float],
-    unit: float,
+    px: float,
 ) -> None:
     """Add star-forming clumps holding `fraction` of the flux, spread over the disc."""
     if fraction < 0.01:
@@ -116,12 +120,6 @@ def _add_clumps(
         v *= q
         x = x0 + math.cos(phi) * u - math.sin(phi) * v
         y = y0 + math.sin(phi) * u + math.cos(phi) * v
-        width = unit * math.exp(rng.normal(math.log(1.8), 0.45))
+        width = px * math.exp(rng.normal(math.log(1.8), 0.45))
         gx, gy = (np.exp(-0.5 * ((axis - p) / width) ** 2) for p in (x, y))
         image += share * np.outer(gy, gx) / (2 * math.pi * width**2)
-
-
-def draw_many(n: int, seed: int, size: int = 64) -> NDArray[np.float32]:
-    """Return (n, size, size) galaxies; galaxy i under a seed is the same for every n."""
-    streams = np.random.SeedSequence(seed).spawn(n)
-    return np.stack([draw(np.random.default_rng(s), size) for s in streams])

@@ -1,0 +1,242 @@
+"""From images to a prior folder: training, bank of draws, residual model, card.
+
+The work folder holds all that a training needs to go on: `recipe.json`, the images, `ckpt.pt`,
+and, from every checkpoint, the validation error per noise level (`metrics.jsonl`) and a sheet of
+samples. The same recipe goes on where it was stopped and ends with the same weights, bit by bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from invprob.prior_data import Split, split
+from invprob.prior_quality import Quality, check, sheet, validation
+from invprob.trajectory import Progress, batches, prior_paths
+from operators.errors import ObservationError, RunError
+from priors._residual_model import ResidualModel
+from priors.base import Prior
+from priors.pixel import Pixel, PixelConfig
+from priors.process import Schedule, generators
+from priors.training import Training, averaged, patch_of, train, unet
+
+LEVELS = 1000  # timesteps of the network
+BANK_SEED, RESIDUAL_SEED = 100, 3
+BANK_BATCH = 32  # chains at once: bounds memory, changes no result
+VALIDATION = 512  # held-out images of which the validation error is the mean
+SHOWN = 15  # samples drawn at every checkpoint
+TRAINED = 4096  # images trained on that a later check draws again
+SHEET = 40  # of them on the sheet of a finished prior
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a trained prior is; stored as `training.json` in its folder."""
+
+    data: str
+    size: int | None = None  # px; None: 64 of a simulator, that of the images of a file
+    pool: int = 65_536  # images that a simulator draws
+    held_out: int = 2_048
+    bank: int = 512  # draws of the chain that the folder keeps
+    seed: int = 0  # of a simulator's images, or of the division of a file's
+    unit: str = ""
+    summary: str = ""
+    training: Training = field(default_factory=Training)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the recipe as JSON-able values; the device is no part of it."""
+        found = asdict(self)
+        del found["training"]["device"]
+        return found
+
+
+def train_prior(
+    recipe: Recipe,
+    out: Path,
+    work: Path,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Quality:
+    """Train a prior, write its folder `out` and return its quality.
+
+    workers: processes that draw a simulator's images. Raises RunError where `work` is of another
+    recipe, ObservationError on images that suit no network.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    for stored in (out / "training.json", work / "recipe.json"):
+        _check_same(recipe, stored)
+    (work / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
+    images = _images(recipe, work, workers, progress)
+    scale = float(np.sqrt(np.square(images.train, dtype=np.float64).mean()))
+    prior = untrained(images.train.shape[1:], scale, recipe)
+    prior.network.train().requires_grad_(True)
+    shadow = untrained(images.train.shape[1:], scale, recipe).to(recipe.training.device)
+    held_out = images.held_out.astype(np.float64)
+    config, checkpoint = recipe.training, work / "ckpt.pt"
+    for step, loss, weights in train(
+        prior.network, prior.encode, images.train, prior.schedule, config, checkpoint
+    ):
+        shadow.network.load_state_dict(weights)
+        errors = validation(shadow, held_out[:VALIDATION], 1)
+        with (work / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "loss": loss, "validation": errors}) + "\n")
+        sheet(draw_chain(shadow, SHOWN).numpy(), held_out, work / "samples.png", rows=3)
+        if progress:
+            figures = {"loss": loss, "error at 0.5": errors["0.5"]}
+            progress("train prior", step, config.steps, figures)
+    shadow.network.load_state_dict(averaged(checkpoint))
+    finish(shadow, recipe.bank)
+    return write(shadow, recipe, images, out)
+
+
+def write(prior: Pixel, recipe: Recipe, images: Split, out: Path) -> Quality:
+    """Write the folder of a finished prior with its recipe, card and sheet; return its quality."""
+    prior.save(out)  # first: what is judged are the weights as they were rounded
+    held_out = images.held_out.astype(np.float64)
+    quality = check(prior, held_out, images.train, recipe.training.turns)
+    (out / "training.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
+    (out / "README.md").write_text(card(prior, recipe, out.name, quality))
+    draws = prior.decode(prior.draw(SHEET, seed=0)).double().cpu().numpy()
+    sheet(draws, held_out, out / "samples.png")
+    return quality
+
+
+def recipe_of(folder: Path) -> Recipe | None:
+    """Return the recipe that a prior folder was made by, None where it holds none."""
+    file = folder / "training.json"
+    if not file.is_file():
+        return None
+    try:
+        facts = json.loads(file.read_text())
+        return Recipe(**facts | {"training": Training(**facts["training"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ObservationError(f"{file} is damaged ({error}): restore it") from error
+
+
+def check_again(prior: Prior, recipe: Recipe, workers: int = 1) -> Quality:
+    """Return the quality of a prior by its own recipe's images, drawn or read once more."""
+    pool = min(recipe.pool, TRAINED)
+    images = split(recipe.data, recipe.size, pool, recipe.held_out, recipe.seed, workers)
+    held_out = images.held_out.astype(np.float64)
+    return check(prior, held_out, images.train[:TRAINED], recipe.training.turns)
+
+
+def untrained(shape: tuple[int, ...], scale: float, recipe: Recipe) -> Pixel:
+    """Return the prior of this recipe before its training, for images of this shape."""
+    if shape[0] != shape[1]:
+        raise ObservationError(f"images are {shape[0]}x{shape[1]} px; needed squares: use --size")
+    side, schedule = shape[0], Schedule()
+    patch = patch_of(side)
+    config = PixelConfig(
+        (side, side), scale, patch, unit=recipe.unit, summary=recipe.summary,
+        turns=recipe.training.turns,
+    )  # fmt: skip
+    log_rho = np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS)
+    return Pixel(unet(side, patch), config, tuple(log_rho))
+
+
+def draw_chain(prior: Pixel, n: int, seed: int = BANK_SEED) -> torch.Tensor:
+    """Return n draws (n, H, W) of the prior's own chain, on the CPU."""
+    times = prior.schedule.grid(prior.steps)
+    draws = [
+        prior.decode(prior_paths(prior, generators(seed, rows), times)[1][-1]).cpu()
+        for rows in batches(n, BANK_BATCH)
+    ]
+    return torch.cat(draws)
+
+
+def finish(prior: Pixel, bank: int) -> None:
+    """Draw the bank of a trained prior and measure its residuals."""
+    prior.bank = draw_chain(prior, bank).half().to(prior.device)
+    model = ResidualModel.fit(prior, RESIDUAL_SEED)
+    prior.config = replace(prior.config, residual_model=model, residuals=prior.residuals)
+
+
+def card(prior: Pixel, recipe: Recipe, name: str, quality: Quality) -> str:
+    """Return the README of the prior's folder."""
+    config = recipe.training
+    lines = [
+        f"# {name}\n",
+        f"{recipe.summary or 'Images'}: {prior.x_shape[0]}x{prior.x_shape[1]} px"
+        f"{f', {recipe.unit}' if recipe.unit else ''}. {config.steps} steps of batch",
+        f"{config.batch}, seed {config.seed}; the sheet is `samples.png`. Made by\n",
+        f"    {command(recipe, name)}\n",
+        *report(quality),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def report(quality: Quality) -> list[str]:
+    """Return the lines of a card that say how good the prior is."""
+    return [
+        "## Quality (`invprob prior check`)\n",
+        "| check | statistic | at most | | |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {c.name} | {c.statistic:.3g} | {c.threshold:g} | {'pass' if c.passed else 'FAIL'} "
+            f"| {c.verdict} |"
+            for c in quality.checks
+        ),
+        "\n| noise ratio | held-out error E\\|z_0 - zhat_0\\|^2 / d |",
+        "|---|---|",
+        *(f"| {rho} | {error:.2e} |" for rho, error in quality.denoising_error.items()),
+    ]
+
+
+def command(recipe: Recipe, name: str) -> str:
+    """Return the command that trains a prior by this recipe."""
+    words = ["invprob", "prior", "train", "--data", recipe.data, "--out", name]
+    for key in ("size", "pool", "held_out", "bank", "unit", "summary"):
+        value = getattr(recipe, key)
+        if value != getattr(Recipe, key):
+            words += [f"--{key.replace('_', '-')}", str(value)]
+    words.append("--turns" if recipe.training.turns else "--no-turns")
+    for item in fields(Training):
+        value = getattr(recipe.training, item.name)
+        if item.name in ("steps", "batch", "seed"):
+            words += [f"--{item.name}", str(value)]
+        elif item.name not in ("turns", "device") and value != item.default:
+            words += ["--set", f"{item.name}={value}"]
+    return shlex.join(words)
+
+
+def _check_same(recipe: Recipe, stored: Path) -> None:
+    """Raise RunError where `stored` holds another recipe."""
+    if not stored.exists():
+        return
+    before, now = (_flat(facts) for facts in (json.loads(stored.read_text()), recipe.facts()))
+    other = [
+        f"{key} {before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key]
+    ]
+    if other:
+        raise RunError(
+            f"{stored.parent} is of another training ({'; '.join(other)}): use its settings to go "
+            "on, or choose another folder"
+        )
+
+
+def _flat(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return facts with those of the training beside the others."""
+    inner = {f"training.{key}": value for key, value in facts.get("training", {}).items()}
+    return {key: value for key, value in facts.items() if key != "training"} | inner
+
+
+def _images(recipe: Recipe, work: Path, workers: int, progress: Progress | None) -> Split:
+    """Return the images of a recipe, drawn or read once and then kept in the work folder."""
+    files = [work / f"{part}.npy" for part in ("held_out", "train")]
+    if not files[1].exists():
+        made = split(
+            recipe.data, recipe.size, recipe.pool, recipe.held_out, recipe.seed, workers,
+            progress,
+        )  # fmt: skip
+        for file, images in zip(files, (made.held_out, made.train), strict=True):
+            partial = file.with_suffix(".partial.npy")
+            np.save(partial, images)
+            partial.replace(file)
+    return Split(np.load(files[1]), np.load(files[0]))

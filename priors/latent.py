@@ -1,0 +1,84 @@
+"""Latent diffusion prior: a diffusers UNet2DModel on the codes of an autoencoder.
+
+    x = D(z_0),   z_0 from the chain                  (Rombach et al. 2022, arXiv 2112.10752)
+
+A folder in diffusers layout (`unet/`, `scheduler/`, `vae/`) with `invprob.json`; its bank holds
+codes. The decoder is the prior's: p(x) is what D makes of the chain, images off its range have no
+density, and guidance works in z through the derivative of D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from operators.errors import ObservationError
+from priors._autoencoder import Autoencoder
+from priors.base import Covariance, Prior
+from priors.pixel import Pixel, PixelConfig
+
+
+@dataclass(frozen=True)
+class LatentConfig(PixelConfig):
+    """What `invprob.json` holds besides the networks."""
+
+    module: str = "latent"
+
+
+class Latent(Pixel):
+    """A trained image prior over x (H, W); states z are codes (C, h, w)."""
+
+    summary = "diffusion prior on the codes of an autoencoder (AutoencoderKL or VQModel)"
+    isometric = False
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        network: torch.nn.Module,
+        config: LatentConfig,
+        log_rho: tuple[float, ...],
+        prediction: str = "v_prediction",
+        bank: Tensor | None = None,
+    ) -> None:
+        """Wrap an autoencoder and a network for its codes, see `Pixel`; the bank holds codes."""
+        super().__init__(network, config, log_rho, prediction, bank)
+        self.autoencoder = autoencoder
+        self.z_shape = autoencoder.z_shape(config.x_shape)
+
+    def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
+        """Return the measured variance of one number of the code."""
+        return Prior.covariance(self, z, t, clean)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return images (B, H, W) in physical units of codes z (B, *z_shape)."""
+        x: Tensor = self.autoencoder(z)
+        return x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes (B, *z_shape) nearest to images x (B, H, W), by the encoder."""
+        return self.autoencoder.encode(x)
+
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n draws of z_0 from the stored bank of the chain's codes."""
+        if self.bank is None:
+            raise ObservationError("this prior folder has no bank.safetensors to draw from")
+        rng = np.random.default_rng(seed)
+        rows = np.resize(rng.permutation(len(self.bank)), n)
+        return self.bank[torch.from_numpy(rows)].float()
+
+    def save(self, folder: Path) -> None:
+        """Write the prior folder: that of a pixel prior, and the autoencoder."""
+        self.autoencoder.save(folder)
+        super().save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Latent:
+        """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
+        facts, *network = cls._parts(folder)
+        config = LatentConfig(**facts)
+        autoencoder = Autoencoder.load(folder, config.scale, config.patch)
+        return cls(autoencoder, network[0], config, *network[1:])

@@ -1,0 +1,118 @@
+"""The quality of priors: exact ones pass, and each fault is caught by the check that is for it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from invprob.prior_quality import Quality, check, denoising_error
+from operators.errors import ObservationError
+from priors.random_field import RandomField
+
+SHAPE = (16, 16)
+
+
+def images(n: int, seed: int) -> np.ndarray:
+    field = RandomField(SHAPE)
+    return field.decode(field.draw(n, seed)).double().numpy()
+
+
+class Memorised(RandomField):
+    """The exact prior of a training set: its draws are copies, its denoiser is a mean of them."""
+
+    def __init__(self, trained: np.ndarray) -> None:
+        super().__init__(SHAPE)
+        self.seen = torch.from_numpy(trained).float()
+
+    def draw(self, n: int, seed: int) -> Tensor:
+        return self.seen[torch.randint(len(self.seen), (n,))]
+
+    def denoise(self, z: Tensor, t: float) -> Tensor:
+        seen = self.schedule.alpha(t) * self.seen.flatten(1)
+        square = torch.cdist(z.flatten(1), seen).square()
+        weight = torch.softmax(-square / (2 * self.schedule.sigma(t) ** 2), 1)
+        return (weight @ self.seen.flatten(1)).view(z.shape)
+
+
+class Fixed(RandomField):
+    """A prior that draws these images."""
+
+    def __init__(self, drawn: np.ndarray) -> None:
+        super().__init__(SHAPE)
+        self.drawn = torch.from_numpy(drawn).float()
+
+    def draw(self, n: int, seed: int) -> Tensor:
+        return self.drawn[:n]
+
+
+def failed(quality: Quality) -> set[str]:
+    return {c.name for c in quality.checks if not c.passed}
+
+
+@pytest.fixture(scope="module")
+def held_out() -> np.ndarray:
+    return images(1024, seed=1)
+
+
+@pytest.fixture(scope="module")
+def trained() -> np.ndarray:
+    return images(1024, seed=2)
+
+
+def test_an_exact_prior_passes(held_out: np.ndarray, trained: np.ndarray) -> None:
+    quality = check(RandomField(SHAPE), held_out, trained, turns=True)
+    assert failed(quality) == set() and quality.passed
+    assert [c.name for c in quality.checks if c.name in ("generalisation", "copies")]
+    unseen = check(RandomField(SHAPE), held_out)
+    assert {c.name for c in unseen.checks}.isdisjoint({"generalisation", "copies"})
+
+
+def test_no_denoiser_is_better_than_the_exact_one(held_out: np.ndarray) -> None:
+    """On a Gaussian field the best linear filter is the best of all: a ratio of 1 at its worst."""
+    found = {c.name: c.statistic for c in check(RandomField(SHAPE), held_out).checks}
+    assert found["denoising"] == pytest.approx(1, abs=0.03)
+    rough = RandomField(SHAPE, turnover=8.0)
+    assert "denoising" in failed(check(rough, held_out))
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda x: 1.4 * x, "power spectrum"),
+        (lambda x: 1.4 * x, "peak"),
+        (lambda x: x + 0.2 * x.std(), "flux"),
+        (lambda x: 0.5 * (x + np.roll(x, 1, 2)), "power spectrum"),
+        (lambda x: x[:8].repeat(64, 0), "sliced distance"),
+        (lambda x: x * np.hanning(18)[1:-1], "extent"),
+    ],
+)
+def test_a_fault_of_the_draws_is_caught(change, name: str, held_out: np.ndarray) -> None:
+    assert name in failed(check(Fixed(change(images(512, seed=3))), held_out))
+
+
+def test_memorisation_is_caught(held_out: np.ndarray, trained: np.ndarray) -> None:
+    assert failed(check(Memorised(trained), held_out, trained)) >= {"generalisation", "copies"}
+
+
+def test_turned_copies_are_copies(held_out: np.ndarray, trained: np.ndarray) -> None:
+    turned = Fixed(np.rot90(trained, axes=(1, 2)).copy())
+    assert "copies" in failed(check(turned, held_out, trained, turns=True))
+    assert "copies" not in failed(check(turned, held_out, trained, turns=False))
+
+
+def test_denoising_error_is_that_of_the_field(held_out: np.ndarray) -> None:
+    field = RandomField(SHAPE)
+    power = field.power.numpy()
+    for rho in (0.2, 2.0):
+        exact = float((power * rho**2 / (power + rho**2)).mean())
+        found = denoising_error(field, held_out, rho, 1).mean()
+        assert math.isclose(found, exact, rel_tol=0.02)
+
+
+def test_images_of_another_shape_are_refused(held_out: np.ndarray) -> None:
+    with pytest.raises(ObservationError, match="equal shapes"):
+        check(RandomField((32, 32)), held_out)
