@@ -85,7 +85,7 @@ def test_a_folder_gives_the_prior_back(prior: Latent, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.denoise(z, 0.4), prior.denoise(z, 0.4), atol=2e-3, rtol=0)
     torch.testing.assert_close(loaded.decode(z), prior.decode(z), atol=1e-3, rtol=0)
     assert loaded.residuals == pytest.approx(prior.residuals)
-    assert loaded.unit == "flux" and not loaded.isometric
+    assert loaded.unit == "flux" and not loaded.guided_in_x
     drawn = loaded.draw(9, seed=1)
     assert torch.equal(drawn, prior.draw(9, seed=1))
     assert {tuple(row.flatten().tolist()) for row in drawn} == {

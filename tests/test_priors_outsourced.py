@@ -96,7 +96,7 @@ def test_an_identity_generator_is_guided_as_an_isometric_prior_is() -> None:
     z, y = prior.draw(2, seed=1), torch.ones(1, *operator.y_shape)
     likelihood = Likelihood(operator, Gaussian(0.3), y)
     through = guide(prior, likelihood, z, 0.5)
-    prior.isometric, prior.scale = True, 1.0
+    prior.guided_in_x, prior.scale = True, 1.0
     prior.encode = prior.decode  # type: ignore[method-assign]
     direct = guide(prior, likelihood, z, 0.5)
     for name in ("clean", "delta", "score"):
