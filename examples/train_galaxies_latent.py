@@ -22,10 +22,11 @@ from train_galaxies import GALAXIES
 
 from invprob.prior_data import Images, split
 from invprob.prior_quality import extent, flux, peak, power_ratio, sheet
-from invprob.prior_training import BANK_SEED, LEVELS
+from invprob.prior_training import BANK_SEED, LEVELS, RESIDUAL_SEED
 from invprob.trajectory import batches, prior_paths
 from priors._autoencoder import Autoencoder
 from priors._autoencoder_training import AutoencoderTraining, train_autoencoder, whiten
+from priors._residual_model import ResidualModel
 from priors.latent import Latent, LatentConfig
 from priors.process import Schedule, generators
 from priors.training import Training, averaged, train
@@ -163,7 +164,7 @@ def main() -> None:
         for rows in batches(round(share * BANK), 256)
     ]
     prior.bank = torch.cat(draws).half()
-    prior.residuals  # noqa: B018  # measured here, stored by `save`
+    prior.config = replace(config, residual_model=ResidualModel.fit(prior, RESIDUAL_SEED))
     prior.to("cpu").save(arguments.out)
     prior = Latent.load(arguments.out)
     drawn = torch.cat([prior.decode(part) for part in prior.bank.float().split(64)]).numpy()

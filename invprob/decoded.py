@@ -2,10 +2,9 @@
 
     A(x(z + e)) = A(x(z)) + J_A J_x e + O(e^2)
 
-The decoder x(z) of a latent prior is an autoencoder's, that of an outsourced one any generator.
-Neither keeps lengths or angles, so the covariance that guidance assumes is that of z, and guidance
-works in z. Both Jacobians are kept apart: where A is linear its own adjoint serves, and x(z) is
-evaluated once for each linearisation.
+For priors whose decoder has no inverse (`Prior.guided_in_x`): guidance then works in z, and so does
+the covariance that it assumes. Both Jacobians are kept apart: where A is linear its own adjoint
+serves, and x(z) is evaluated once for each linearisation.
 """
 
 from __future__ import annotations

@@ -104,13 +104,13 @@ def guide(
         if clean is None:
             clean = prior.denoise(z, t)
         covariance = prior.covariance(z, t, clean)
-        if not prior.isometric:
+        if not prior.guided_in_x:
             within = Decoded(likelihood.operator, prior)
             return Guidance(clean, *likelihood.guidance(clean, covariance, within))
         x = prior.decode(clean)
         delta, score, potential = likelihood.guidance(x, covariance)
-        moved, risen = (prior.encode(x + step) - clean for step in (delta, prior.scale**2 * score))
-        return Guidance(clean, moved, risen, potential)
+        moved = prior.encode(x + delta) - prior.encode(x)
+        return Guidance(clean, moved, prior.pull(clean, score), potential)
 
 
 def step_log_ratio(noise: Tensor, shift: Tensor, variance: float) -> Tensor:

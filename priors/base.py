@@ -2,8 +2,9 @@
 
 A prior is a diffusion process (`Schedule`), a denoiser E[z_0 | z_t] and a decoder z -> x:
 
-    isometric    x = scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
-    otherwise    x = x(z), differentiable: an autoencoder's decoder, or any generator
+    pixel        x = scale * U z,   U orthogonal (identity or space-to-depth)
+    latent       x = D(z), and z = E(x), nearly, by an autoencoder
+    outsourced   x = f(z), any generator, with no way back
 
 Model units (z, about unit variance) and physical units (x) meet only in `encode` and `decode`.
 """
@@ -43,9 +44,9 @@ class Prior(ABC):
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]
-    isometric: bool = True  # guidance then works in x, where instruments have closed forms
+    guided_in_x: bool = True  # `encode` takes shifts of x to z; else guidance works in z itself
     steps: int = 40  # default length of the chain
-    scale: float = 1.0  # x per unit z: the typical size of x, where the decoder is not isometric
+    scale: float = 1.0  # x per unit z: the typical size of x, where the decoder is not linear
     unit: str = ""
     bank: Tensor | None = None  # stored draws of the chain, for priors too dear to run often
     device: torch.device = torch.device("cpu")  # of all that inference computes
@@ -76,17 +77,21 @@ class Prior(ABC):
         return self.scale * z
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return z (B, *z_shape) of x (B, *x_shape): the inverse of an isometric `decode`."""
+        """Return z (B, *z_shape) of x (B, *x_shape): what undoes `decode`, where anything does."""
         return x / self.scale
+
+    def pull(self, z: Tensor, u: Tensor) -> Tensor:
+        """Return J^T u, (B, *z_shape), of u (B, *x_shape), J the derivative of x = decode(z)."""
+        return self.scale**2 * self.encode(u)
 
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
         """Return the covariance that guidance assumes: r2 of r2 I, u -> R u, or bounded.
 
-        That is Cov(x | z_t = z), u is (B, *x_shape) in physical units; or Cov(z_0 | z_t = z) of a
-        prior whose decoder is not isometric. `clean` is denoise(z, t). A prior that knows its
-        covariance, or has measured it, says so here; the fallback is isotropic and calibrated.
+        That is Cov(x | z_t = z), u is (B, *x_shape) in physical units; or Cov(z_0 | z_t = z) where
+        guidance works in z. `clean` is denoise(z, t). A prior that knows its covariance, or has
+        measured it, says so here; the fallback is isotropic and calibrated.
         """
-        unit = self.scale if self.isometric else 1.0
+        unit = self.scale if self.guided_in_x else 1.0
         return unit**2 * self.residual_variance(t)
 
     @cached_property

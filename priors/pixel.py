@@ -158,12 +158,6 @@ class Pixel(Prior):
     def load(cls, folder: Path) -> Pixel:
         """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
         facts, *network = cls._parts(folder)
-        if facts["residual_model"]:
-            table = facts["residual_model"]
-            spectrum = tuple(map(tuple, table["log_spectrum"]))
-            facts["residual_model"] = ResidualModel(
-                tuple(table["floor"]), tuple(table["slope"]), spectrum
-            )
         return cls(network[0], PixelConfig(**facts), *network[1:])
 
     @staticmethod
@@ -173,6 +167,11 @@ class Pixel(Prior):
         from safetensors.torch import load_file
 
         facts = read_facts(folder)
+        if table := facts["residual_model"]:
+            spectrum = tuple(map(tuple, table["log_spectrum"]))
+            facts["residual_model"] = ResidualModel(
+                tuple(table["floor"]), tuple(table["slope"]), spectrum
+            )
         scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
         kept = np.cumprod(1 - np.array(scheduler["trained_betas"]))
         settings = _read_json(folder / "unet" / "config.json")

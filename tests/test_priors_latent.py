@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from operators.errors import ObservationError
 from operators.noise import Gaussian
 from priors._autoencoder import Autoencoder
 from priors._autoencoder_training import AutoencoderTraining, train_autoencoder, whiten
+from priors._residual_model import ResidualModel
 from priors.latent import Latent, LatentConfig
 from priors.outsourced import Outsourced
+from priors.random_field import RandomField
 
 SIZE, PATCH, SCALE = 16, 4, 0.1
 COMMON: dict[str, Any] = {
@@ -85,7 +88,7 @@ def test_a_folder_gives_the_prior_back(prior: Latent, tmp_path: Path) -> None:
     torch.testing.assert_close(loaded.denoise(z, 0.4), prior.denoise(z, 0.4), atol=2e-3, rtol=0)
     torch.testing.assert_close(loaded.decode(z), prior.decode(z), atol=1e-3, rtol=0)
     assert loaded.residuals == pytest.approx(prior.residuals)
-    assert loaded.unit == "flux" and not loaded.isometric
+    assert loaded.unit == "flux" and not loaded.guided_in_x
     drawn = loaded.draw(9, seed=1)
     assert torch.equal(drawn, prior.draw(9, seed=1))
     assert {tuple(row.flatten().tolist()) for row in drawn} == {
@@ -132,6 +135,31 @@ def test_folders_that_cannot_be_decoded_are_refused(prior: Latent, tmp_path: Pat
     file.unlink()
     with pytest.raises(ObservationError, match=r"vae/config\.json"):
         registry.load_prior(tmp_path)
+
+
+def test_a_measured_covariance_takes_guidance_to_x(prior: Latent, tmp_path: Path) -> None:
+    """The shift is that of the decoded image, by the encoder; it comes back from a folder."""
+    small = RandomField((SIZE, SIZE))
+    model = ResidualModel.fit(small, seed=0)
+    prior.config = replace(prior.config, residual_model=model)
+    prior.save(tmp_path)
+    loaded = registry.load_prior(tmp_path)
+    assert loaded.config.residual_model == model
+    assert loaded.guided_in_x and not prior.guided_in_x
+    operator = Blur((SIZE, SIZE))
+    y = operator(loaded.decode(loaded.draw(1, seed=3)))
+    likelihood = Likelihood(operator, Gaussian(0.02), y)
+    z = torch.randn(2, *loaded.z_shape)
+    met = guide(loaded, likelihood, z, 0.5)
+    x, spread = loaded.decode(met.clean), loaded.covariance(z, 0.5, met.clean)
+    delta, score, potential = likelihood.guidance(x, spread)
+    torch.testing.assert_close(met.delta, loaded.encode(x + delta) - loaded.encode(x))
+    torch.testing.assert_close(met.potential, potential)
+    nearer = likelihood.log_prob(x + delta) > likelihood.log_prob(x)
+    assert nearer.all()
+    e = torch.randn(met.clean.shape)
+    slope = torch.func.jvp(loaded.decode, (met.clean,), (e,))[1]
+    torch.testing.assert_close((met.score * e).sum(), (score * slope).sum(), rtol=1e-3, atol=1e-3)
 
 
 def test_guidance_through_the_decoder_fits_the_data(prior: Latent) -> None:

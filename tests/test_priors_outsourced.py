@@ -89,14 +89,14 @@ def test_guidance_of_a_linear_generator_is_the_posterior_of_its_noise() -> None:
     np.testing.assert_allclose(met.potential, value, rtol=1e-5)
 
 
-def test_an_identity_generator_is_guided_as_an_isometric_prior_is() -> None:
+def test_an_identity_generator_is_guided_as_a_prior_with_an_inverse_is() -> None:
     """The same shift by Gauss-Newton in z as by the closed form in x."""
     operator = Linear.default((6,))
     prior = Outsourced(lambda z: z, (6,))
     z, y = prior.draw(2, seed=1), torch.ones(1, *operator.y_shape)
     likelihood = Likelihood(operator, Gaussian(0.3), y)
     through = guide(prior, likelihood, z, 0.5)
-    prior.isometric, prior.scale = True, 1.0
+    prior.guided_in_x, prior.scale = True, 1.0
     prior.encode = prior.decode  # type: ignore[method-assign]
     direct = guide(prior, likelihood, z, 0.5)
     for name in ("clean", "delta", "score"):
