@@ -61,9 +61,7 @@ class Lensing(LinearOperator):
     """
 
     default_prior: ClassVar[str] = "galaxies-64"
-    summary: ClassVar[str] = (
-        "strong gravitational lensing with PSF (SIE, EPL, NFW, shear, others)"
-    )
+    summary: ClassVar[str] = "strong gravitational lensing with PSF (SIE, EPL, NFW, shear, others)"
 
     lens: tuple[LensModel, ...]
     image_shape: tuple[int, int] = (64, 64)

@@ -10,6 +10,7 @@ detector's elements lie at s = (i - (n-1)/2) * spacing. x is per mm and zero out
 A ray crosses every row of pixels (every column, if it is closer to the x axis) and reads x there by
 linear interpolation, times its length from row to row: Joseph 1982, doi:10.1109/TMI.1982.4307572.
 That is a sparse matrix, so the adjoint is exact. Radon 1917; geometry as in Kak & Slaney 1988.
+Counts behind the object are the noise model `transmission`.
 """
 
 from __future__ import annotations
