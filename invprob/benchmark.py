@@ -145,7 +145,7 @@ def _check(name: str, problem: Problem) -> None:
             method = parse(name)
         except UnknownName as error:
             raise UnknownName(f"{error}; or one of {', '.join((*TRAINED, 'oracle'))}") from error
-        refuse_mismatch(name, method, operator)
+        refuse_mismatch(name, method, operator, problem.likelihood.noise)
 
 
 def _run(
@@ -165,7 +165,7 @@ def _run(
         if progress:
             progress(f"{name}: {stage}", done, total, figures)
 
-    times, eta, seconds = prior.schedule.grid(prior.steps), 1.0, 0.0
+    times, seconds = prior.schedule.grid(prior.steps), 0.0
     policy: Policy | None = None
     sampler: Callable[[Likelihood], Propose]
     if name in TRAINED:
@@ -184,8 +184,8 @@ def _run(
             # every baseline is a dataclass of its settings, its base is not
             method = replace(method, steps=prior.steps)  # type: ignore[type-var]
         sampler = partial(method.propose, prior)
-        times, eta = method.times(prior), method.eta
-    draws, cost = measured(prior, likelihood, sampler, times, n, seed, eta, report)
+        times = method.times(prior)
+    draws, cost = measured(prior, likelihood, sampler, times, n, seed, report)
     gaps = None if policy is None else _twin_gaps(problem, policy, config, times)
     pixels = likelihood.noise.count(likelihood.operator.y_shape)
     certificate = certify(draws.log_weight, draws.chi2, pixels, gaps)

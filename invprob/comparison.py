@@ -22,6 +22,7 @@ from invprob.trajectory import Progress, Propose
 from operators._maps import LinearMap
 from operators.base import ForwardOperator, LinearOperator
 from operators.errors import NotDifferentiable, UnknownName
+from operators.noise import NoiseModel
 from priors.base import Prior
 
 LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A x, its adjoint and its solves all call
@@ -62,14 +63,14 @@ def compare(
     """
     methods = [(name, parse(name)) for name in baselines]
     for name, method in methods:
-        refuse_mismatch(name, method, observation.operator)
+        refuse_mismatch(name, method, observation.operator, observation.noise)
     results = []
     if posterior is not None:
         loaded, policy = posterior.prior, posterior.policy
         results.append(
             _run(
                 "rtb", observation, loaded, n, seed, progress,
-                lambda many: policy.propose(loaded, many), posterior.times, 1.0, posterior.seconds,
+                lambda many: policy.propose(loaded, many), posterior.times, posterior.seconds,
             )
         )  # fmt: skip
         known = posterior.certify(results[0].draws)
@@ -81,7 +82,7 @@ def compare(
             _run(
                 name, observation, loaded, n, seed, progress,
                 lambda many, method=method: method.propose(loaded, many),
-                method.times(loaded), method.eta, 0.0,
+                method.times(loaded), 0.0,
             )
         )  # fmt: skip
     return results
@@ -110,13 +111,13 @@ def parse(text: str) -> Baseline:
     return cls(**values)
 
 
-def refuse_mismatch(name: str, method: Baseline, operator: ForwardOperator) -> None:
-    """Raise NotDifferentiable where the operator lacks what the method needs."""
-    kind = type(operator).__name__
-    if method.needs_linear and not isinstance(operator, LinearOperator):
-        raise NotDifferentiable(f"{name} needs a linear operator, {kind} is not: leave it out")
-    if method.needs_gradient and not operator.differentiable:
-        raise NotDifferentiable(f"{name} needs a gradient, {kind} has none: leave it out")
+def refuse_mismatch(
+    name: str, method: Baseline, operator: ForwardOperator, noise: NoiseModel
+) -> None:
+    """Raise NotDifferentiable where operator or noise lack what the method needs."""
+    lacking = method.lacks(operator, noise)
+    if lacking:
+        raise NotDifferentiable(f"{name} {lacking}: leave it out")
 
 
 def _run(
@@ -128,7 +129,6 @@ def _run(
     progress: Progress | None,
     sampler: Callable[..., Any],
     times: tuple[float, ...],
-    eta: float,
     train_seconds: float,
 ) -> Result:
     """Return the result of one sampler, its evaluations counted."""
@@ -137,7 +137,7 @@ def _run(
         if progress:
             progress(name, done, total, figures)
 
-    draws, cost = measured(prior, bind(observation), sampler, times, n, seed, eta, report)
+    draws, cost = measured(prior, bind(observation), sampler, times, n, seed, report)
     pixels = observation.noise.count(observation.operator.y_shape)
     certificate = certify(draws.log_weight, draws.chi2, pixels)
     truth = observation.truth
@@ -166,13 +166,12 @@ def measured(
     times: tuple[float, ...],
     n: int,
     seed: int,
-    eta: float = 1.0,
     progress: Progress | None = None,
 ) -> tuple[Draws, dict[str, float]]:
     """Return n samples, and what they cost: seconds, evaluations of network and A per sample."""
     begun = time.monotonic()
     with counting(prior, likelihood.operator) as count:
-        draws = draw(prior, likelihood, sampler, times, n, seed, eta, progress)
+        draws = draw(prior, likelihood, sampler, times, n, seed, progress)
     return draws, {
         "network_evaluations": count.network / n,
         "operator_evaluations": count.operator / n,

@@ -64,7 +64,6 @@ def draw(
     times: tuple[float, ...],
     n: int,
     seed: int,
-    eta: float = 1.0,
     progress: Progress | None = None,
     smc: bool = False,
 ) -> Draws:
@@ -74,7 +73,7 @@ def draw(
     With `smc`, and one observation, the samples of a batch are particles of one island, and their
     weights those of SMC.
     """
-    own = drawn(prior, likelihood, sampler, times, n, seed, eta, progress, smc)
+    own = drawn(prior, likelihood, sampler, times, n, seed, progress, smc)
     parts = distributed.collected([(rows.start, draws) for rows, draws in own])
     ordered = [draws for _, draws in sorted(parts, key=lambda part: part[0])]
     names = [f.name for f in fields(Draws) if f.name != "island"]
@@ -91,7 +90,6 @@ def drawn(
     times: tuple[float, ...],
     n: int,
     seed: int,
-    eta: float = 1.0,
     progress: Progress | None = None,
     smc: bool = False,
     done: Container[range] = (),
@@ -115,7 +113,7 @@ def drawn(
         many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
         islands = Islands(len(rows), seed + rows.start) if smc else None
         path = rollout(
-            prior, watched(sampler(many), rows), generators(seed, rows), times, eta, False, islands
+            prior, watched(sampler(many), rows), generators(seed, rows), times, False, islands
         )
         x = prior.decode(path.final)
         columns = (x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x))
