@@ -111,6 +111,14 @@ def parse(text: str) -> Baseline:
     return cls(**values)
 
 
+def runnable(observation: Observation) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the baselines that can run on an observation, and why each of the others cannot."""
+    operator, noise = observation.operator, observation.noise
+    lacking = {name: parse(name).lacks(operator, noise) for name in registry.names("baselines")}
+    able = tuple(name for name, why in lacking.items() if why is None)
+    return able, {name: f"{name} {why}" for name, why in lacking.items() if why}
+
+
 def refuse_mismatch(
     name: str, method: Baseline, operator: ForwardOperator, noise: NoiseModel
 ) -> None:

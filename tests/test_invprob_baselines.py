@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 from invprob import registry
 from invprob.baselines.base import Baseline
 from invprob.benchmark import benchmark
-from invprob.comparison import Result, compare, counting, parse, refuse_mismatch
+from invprob.comparison import Result, compare, counting, parse, refuse_mismatch, runnable
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
@@ -182,6 +183,15 @@ def test_compare_counts_evaluations_and_scores_each_method() -> None:
     assert dps.scores["elbo"] is not None  # its transitions are Gaussian
     assert copaint.scores["elbo"] is None and copaint.scores["log_z"] is None
     assert dps.scores["rmse"] is not None and dps.scores["rmse"] < 1
+
+
+def test_all_that_can_run_are_told_from_those_that_cannot() -> None:
+    _, data = observation()
+    able, left_out = runnable(data)
+    assert set(able) == set(SETTINGS) and left_out == {}
+    able, left_out = runnable(replace(data, operator=Blur((16, 16), border="zero")))
+    assert set(able) | set(left_out) == set(SETTINGS)
+    assert left_out["ddnm"] == "ddnm needs a singular value decomposition, Blur has no cheap one"
 
 
 def test_counting_leaves_no_trace() -> None:
