@@ -66,11 +66,11 @@ def compare(
         opened = run_of(observation.sha256(), prior, runs) if run is None else Run.open(run, runs)
     left_out: dict[str, str] = {}
     methods = split_methods(baselines)
+    posterior = _posterior(opened, observation.sha256(), prior)
     if methods == ("all",):
         from invprob.comparison import runnable
 
-        methods, left_out = runnable(observation)
-    posterior = _posterior(opened, observation.sha256(), prior)
+        methods, left_out = runnable(observation, posterior.prior_name if posterior else prior)
     if not methods and posterior is None:
         raise typer.BadParameter("nothing to compare: name --baselines, or train a run first")
     console.note(

@@ -16,8 +16,10 @@ FLAGS = {
         "needs_linear",
         "needs_svd",
         "needs_gaussian",
+        "needs_known_prior",
         "needs_gradient",
         "needs_network_gradient",
+        "particles",
     ),
 }
 PRIOR_FACTS = ("x_shape", "unit", "steps", "licence", "sha256")

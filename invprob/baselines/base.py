@@ -23,8 +23,10 @@ class Baseline(ABC):
     needs_linear: ClassVar[bool] = False
     needs_svd: ClassVar[bool] = False  # of a linear operator, and noise of one sigma
     needs_gaussian: ClassVar[bool] = False  # noise
+    needs_known_prior: ClassVar[bool] = False  # its score in closed form
     needs_gradient: ClassVar[bool] = True  # through the operator
     needs_network_gradient: ClassVar[bool] = True
+    particles: ClassVar[bool] = False  # of SMC, resampled on the way; else independent samples
     steps: int
 
     @abstractmethod
@@ -35,9 +37,11 @@ class Baseline(ABC):
         """Return the times the chain visits, 1 first and 0 last."""
         return prior.schedule.grid(self.steps)
 
-    def lacks(self, operator: ForwardOperator, noise: NoiseModel) -> str | None:
-        """Return what the method needs and an instrument does not have, None where it can run."""
+    def lacks(self, prior: Prior, operator: ForwardOperator, noise: NoiseModel) -> str | None:
+        """Return what the method needs and a problem does not have, None where it can run."""
         kind = type(operator).__name__
+        if self.needs_known_prior and prior.learned:
+            return "needs a prior known in closed form, this one is learned"
         if self.needs_linear and not operator.linear:
             return f"needs a linear operator, {kind} is not"
         if self.needs_gradient and not operator.differentiable:

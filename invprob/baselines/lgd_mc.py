@@ -28,7 +28,7 @@ from priors.base import Prior
 
 @dataclass(frozen=True)
 class LGDMC(Baseline):
-    """LGD-MC with `draws` n, step size `zeta` and r^2 `calibrated` or the paper's `guess`."""
+    """LGD-MC with `draws` n, step `zeta` and r^2 `calibrated`, the paper's `guess` or `none`."""
 
     summary = "DPS on the likelihood averaged over noised clean estimates"
     steps: int = 300
@@ -46,8 +46,11 @@ class LGDMC(Baseline):
         def move(z: Tensor, t: float, i: int) -> Move:
             source = torch.Generator().manual_seed(i)
             eps = torch.randn((self.draws, *prior.z_shape), generator=source, dtype=z.dtype)
-            guessed = self.residual == "guess"
-            r2 = guess(prior, t) / prior.scale**2 if guessed else prior.residual_variance(t)
+            r2 = {
+                "calibrated": lambda: prior.residual_variance(t),
+                "guess": lambda: guess(prior, t) / prior.scale**2,
+                "none": lambda: 0.0,
+            }[self.residual]()
             with torch.enable_grad():
                 leaf = z.detach().requires_grad_()
                 clean = prior.denoise(leaf, t)

@@ -21,14 +21,14 @@ from invprob.baselines.base import Baseline
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
 from operators.errors import UnknownName
-from priors.base import Prior
+from priors.base import Covariance, Prior
 
-RESIDUALS = ("calibrated", "guess")
+RESIDUALS = ("calibrated", "guess", "none")
 
 
 @dataclass(frozen=True)
 class PiGDM(Baseline):
-    """PiGDM with the covariance R `calibrated` or the paper's `guess`."""
+    """PiGDM with the covariance R `calibrated`, the paper's `guess` or `none`."""
 
     summary = "Gaussian likelihood of the clean estimate, through the denoiser"
     steps: int = 100
@@ -62,7 +62,9 @@ def twisted(
         clean = prior.denoise(leaf, t)
         x = prior.decode(clean)
     known = clean.detach()
-    covariance = prior.covariance(z, t, known) if residual == "calibrated" else guess(prior, t)
+    covariance: Covariance = guess(prior, t) if residual == "guess" else 0.0
+    if residual == "calibrated":
+        covariance = prior.covariance(z, t, known)
     pull, potential = likelihood.pull(x.detach(), covariance)
     (slope,) = torch.autograd.grad(x, leaf, pull)
     ratio = prior.schedule.sigma(t) ** 2 / prior.schedule.alpha(t)
