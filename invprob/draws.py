@@ -6,6 +6,7 @@ same in every batch. Ranks share the batches.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields, replace
@@ -28,7 +29,10 @@ from priors.process import generators
 CORRECTIONS = ("auto", "none", "psis", "smc")
 IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
 
+FEW_FAMILIES = 0.1  # share of distinct ancestors below which SMC is warned of
+
 Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -108,6 +112,7 @@ def drawn(
         return move
 
     size = batch_size(prior.x_shape)
+    families = 1.0  # least share of particles of a batch with an ancestor of their own
     todo = [rows for rows in batches(total, size) if rows not in done]
     for rows in todo[distributed.rank() :: distributed.size()]:
         many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
@@ -115,6 +120,8 @@ def drawn(
         path = rollout(
             prior, watched(sampler(many), rows), generators(seed, rows), times, False, islands
         )
+        if islands and islands.ancestors is not None:
+            families = min(families, len(np.unique(islands.ancestors)) / len(rows))
         x = prior.decode(path.final)
         columns = (x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x))
         images, log_likelihood, log_weight, chi2 = (a.cpu().numpy() for a in columns)
@@ -130,6 +137,11 @@ def drawn(
         )
     if progress:
         progress("sample", total, total, {})
+    if families < FEW_FAMILIES:
+        log.warning(
+            "resampling left %.0f%% of the particles with an ancestor of their own: the others "
+            "share theirs, and look alike. Draw more samples", 100 * families,
+        )  # fmt: skip
 
 
 def batch_size(x_shape: tuple[int, ...]) -> int:

@@ -50,17 +50,30 @@ Leap = Callable[[Noise], Tensor]  # the next state z_s (B, *z_shape)
 
 
 @dataclass(frozen=True, eq=False)
+class Twisted:
+    """A Gaussian step other than the kernel's: z_s = mean + spread(eps)."""
+
+    mean: Tensor  # (B, *z_shape)
+    spread: Callable[[Tensor], Tensor]  # linear, the same for all items
+    log_det: float  # log of the determinant of spread over that of the kernel's
+
+
+Twist = Callable[[Tensor, float], Twisted]  # of the kernel's mean and variance; of no one state
+
+
+@dataclass(frozen=True, eq=False)
 class Move:
     """One proposal of a sampler at state z: the prior's clean estimate and a shift of it.
 
-    A sampler that leaves the kernel altogether gives the rest of the step itself, as a function of
-    fresh noise.
+    A sampler with another Gaussian step than the kernel's twists it. One that leaves it altogether
+    gives the rest of the step itself, as a function of fresh noise, and its paths have no density.
     """
 
     clean: Tensor  # (B, *z_shape)
     shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape); None: no shift
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
     foreseen: Tensor | None = None  # log weight the rest of the path should earn, + const, (B,)
+    twist: Twist | None = None  # of the kernel's step
     leap: Leap | None = None  # in place of the kernel's step; particles of SMC cannot have one
 
     def __getitem__(self, index: Tensor) -> Move:
@@ -70,6 +83,7 @@ class Move:
             None if self.shift is None else self.shift[index],
             None if self.guidance is None else self.guidance[index],
             None if self.foreseen is None else self.foreseen[index],
+            self.twist,
         )
 
 
@@ -167,13 +181,22 @@ def rollout(
             else:
                 kernel, move = prior.schedule.kernel(t, s), propose(z, t, i)
                 if islands:
-                    assert move.foreseen is not None  # only policies are resampled on the way
+                    assert move.foreseen is not None  # what a sampler of particles gives
+                    if prior.schedule.rho(t) > 1:  # noise still hides what particles share
+                        islands.ancestors = None
                     index, weight = islands.select(total + move.foreseen)
                     total = weight - move.foreseen[index]
                     z, move, last = z[index], move[index], last and (last[0], last[1][index])
                 if move.leap:
                     z, last = move.leap(fresh), None
                     noise, total = torch.full_like(z, torch.nan), total + torch.nan
+                elif move.twist:
+                    mean = kernel.mean(z, prior.schedule.led(move.clean, last, t, s))
+                    step, eps = move.twist(mean, kernel.variance), fresh()
+                    noise, last = step.spread(eps), (t, move.clean)
+                    z = step.mean + noise
+                    squares = eps.double().square() - (z - mean).double().square() / kernel.variance
+                    total = total + squares.flatten(1).sum(1) / 2 + step.log_det
                 else:
                     noise = widen * kernel.variance**0.5 * fresh()
                     shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift

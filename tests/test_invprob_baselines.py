@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from invprob import registry
@@ -25,6 +26,7 @@ from invprob.comparison import (
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
+from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import Propose
 from operators.base import ForwardOperator
 from operators.blur import Blur
@@ -46,6 +48,7 @@ SETTINGS = {  # short enough to run on everything
     "diffpir": "steps=12",
     "dps": "steps=40,zeta=0.3",
     "fk": "steps=12",
+    "fps_smc": "steps=12",
     "hmc": "steps=20,leapfrogs=10",
     "lgd_mc": "steps=40,zeta=0.3,draws=3",
     "map": "iterations=30",
@@ -74,6 +77,7 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "pigdm:residual=guess": 0.080,
     "red_diff": 0.473,
     "fk": 0.582,
+    "fps_smc": 0.291,
     "map": 0.386,
     "hmc": 0.050,
     "wiener": 0.046,
@@ -133,15 +137,21 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
     assert refused == {
         ("ddnm", "Lensing"),
         ("ddnm", "PhaseRetrieval"),
+        ("fps_smc", "Lensing"),
+        ("fps_smc", "PhaseRetrieval"),
         ("mcg", "PhaseRetrieval"),
         ("wiener", "PhaseRetrieval"),
     }
     speckled = Gaussian(SIGMA, torch.eye(8, dtype=torch.bool))
-    assert {name for name in SETTINGS if short(name).lacks(FIELD, Denoising((8, 8)), speckled)} == {
-        "ddnm"
-    }
-    counts = {name for name in SETTINGS if short(name).lacks(FIELD, Denoising((8, 8)), COUNTS)}
-    assert counts == {"ddnm", "mcg", "wiener"}
+    learned = RandomField((8, 8))
+    learned.learned = True  # type: ignore[misc]  # as a network is
+    for prior, noise, refused_by in (
+        (FIELD, speckled, {"ddnm", "fps_smc"}),
+        (FIELD, COUNTS, {"ddnm", "fps_smc", "mcg", "wiener"}),
+        (learned, Gaussian(1.0), {"hmc", "map"}),
+    ):
+        out = {name for name in SETTINGS if short(name).lacks(prior, Denoising((8, 8)), noise)}
+        assert out == refused_by
 
 
 @pytest.mark.parametrize(("name", "operator"), claimed())
@@ -215,6 +225,28 @@ def test_compare_counts_evaluations_and_scores_each_method() -> None:
     assert dps.scores["elbo"] is not None  # its transitions are Gaussian
     assert copaint.scores["elbo"] is None and copaint.scores["log_z"] is None
     assert dps.scores["rmse"] is not None and dps.scores["rmse"] < 1
+
+
+def test_a_twisted_step_is_weighted_by_its_density() -> None:
+    """On a chain so short that single paths suffice, their weights give its evidence."""
+    found = registry.suite_class("gaussian")().problem("d2")
+    assert isinstance(found.prior, GaussianPrior) and isinstance(found.likelihood.operator, Linear)
+    matrix, y = found.likelihood.operator.matrix, found.likelihood.y[0].numpy()
+    chain = matrix @ chain_covariance(found.prior, 3) @ matrix.T + 0.2**2 * np.eye(len(y))
+    draws = samples(parse("fps_smc:steps=3"), found.prior, found.likelihood, 5000, alone=True)
+    log_z = np.logaddexp.reduce(draws.log_weight) - np.log(5000)
+    assert log_z == pytest.approx(multivariate_normal.logpdf(y, cov=chain), abs=0.04)
+
+
+def test_particles_that_share_their_ancestors_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, faint = simulated(Denoising((8, 8)), Gaussian(2.0))
+    samples(parse("tds:steps=60"), FIELD, faint, 60)
+    assert caplog.text == ""
+    _, bright = simulated(Denoising((8, 8)), Gaussian(SIGMA))
+    samples(short("fk"), FIELD, bright, 60)
+    assert "share theirs" in caplog.text
 
 
 def test_all_that_can_run_are_told_from_those_that_cannot() -> None:
