@@ -32,10 +32,10 @@ class Modes:
             raise UnknownName("modes need a linear operator and Gaussian noise of one sigma")
         self._prior, self._svd = prior, operator.svd()
         values = self._svd.values.to(likelihood.y)
-        seen = values > CUTOFF * values.max()
+        self.seen = values > CUTOFF * values.max()
         along = self._svd.ut(likelihood.y) / prior.scale
-        self.y = torch.where(seen, along / values, 0.0)
-        self.tau = torch.where(seen, sigma / (prior.scale * values), torch.inf)
+        self.y = torch.where(self.seen, along / values, 0.0)
+        self.tau = torch.where(self.seen, sigma / (prior.scale * values), torch.inf)
 
     def of(self, z: Tensor) -> Tensor:
         """Return v_k . z, (B, K), of states (B, *z_shape)."""

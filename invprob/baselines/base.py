@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invprob.likelihood import Likelihood
-from invprob.trajectory import Propose
+from invprob.trajectory import Noise, Propose
 from operators.base import ForwardOperator
 from operators.noise import Gaussian, NoiseModel
 from priors.base import Prior
@@ -93,16 +93,31 @@ def misfit_slope(
     return clean.detach(), gradient
 
 
-def flowed(prior: Prior, z: Tensor, t: float, evaluations: int) -> Tensor:
-    """Return z_0 (B, *z_shape) by deterministic steps from z_t, of so many network evaluations.
+def flowed(
+    prior: Prior, z: Tensor, t: float, evaluations: int, noise: Noise | None = None
+) -> Tensor:
+    """Return z_0 (B, *z_shape) by so many network evaluations from z_t, on the grid below t.
 
-    The probability flow by DDIM (Song et al. 2021, arXiv 2010.02502), on the grid below t.
+    A draw of the reverse chain where `noise` is given, else the end of the probability flow by DDIM
+    (Song et al. 2021, arXiv 2010.02502).
     """
     if evaluations > 1:
         for u, v in pairwise(t * w for w in prior.schedule.grid(evaluations)):
-            z = prior.schedule.kernel(u, v, eta=0.0).mean(z, prior.denoise(z, u))
+            kernel = prior.schedule.kernel(u, v, eta=1.0 if noise else 0.0)
+            z = kernel.mean(z, prior.denoise(z, u))
+            if noise:
+                z = z + kernel.variance**0.5 * noise()
         t = 0.0
     return prior.denoise(z, t)
+
+
+def time_travel(grid: tuple[float, ...], jump: int, walks: int) -> tuple[float, ...]:
+    """Return the times of a grid, every block of `jump` of them walked `walks` times."""
+    path = [grid[0]]
+    for start in range(0, len(grid) - 1, jump):
+        block = grid[start + 1 : start + 1 + jump]
+        path += [*block, *(walks - 1) * (grid[start], *block)]
+    return tuple(path)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

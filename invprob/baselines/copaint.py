@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, misfit
+from invprob.baselines.base import Baseline, misfit, time_travel
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
 from priors.base import Prior
@@ -40,13 +40,7 @@ class CoPaint(Baseline):
     def times(self, prior: Prior) -> tuple[float, ...]:
         """Return the grid, every block of `jump` levels walked twice."""
         grid = prior.schedule.grid(self.steps)
-        if not self.jump:
-            return grid
-        path = [grid[0]]
-        for start in range(0, self.steps - 1, self.jump):
-            block = grid[start + 1 : start + 1 + self.jump]
-            path += [*block, grid[start], *block]
-        return tuple(path)
+        return time_travel(grid, self.jump, 2) if self.jump else grid
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return CoPaint as the sampler of one likelihood."""

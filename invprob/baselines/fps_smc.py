@@ -41,7 +41,6 @@ class FPSSMC(Baseline):
         """Return FPS-SMC as the sampler of one likelihood."""
         times, schedule = self.times(prior), prior.schedule
         modes = Modes(prior, replace(likelihood, y=likelihood.y[:1]))  # particles share their data
-        seen = torch.isfinite(modes.tau)
 
         def width(t: float) -> Tensor:
             return (schedule.alpha(t) * modes.tau) ** 2 + schedule.sigma(t) ** 2
@@ -49,7 +48,7 @@ class FPSSMC(Baseline):
         def move(z: Tensor, t: float, i: int) -> Move:
             s = times[i + 1]
             off = schedule.alpha(t) * modes.y - modes.of(z)
-            potential = torch.where(seen, off.square() / width(t) + width(t).log(), 0.0)
+            potential = torch.where(modes.seen, off.square() / width(t) + width(t).log(), 0.0)
 
             def twist(mean: Tensor, variance: float) -> Twisted:
                 gain = variance / (variance + width(s))  # zero where nothing is seen
