@@ -87,15 +87,43 @@ class Likelihood:
         operator = within or self.operator
         mean, jacobian = operator.linearise(x)
         score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
+        delta, _, potential = self._shifted(x, covariance, operator, mean, jacobian)
+        return delta, score, potential
+
+    def pull(
+        self, x: Tensor, covariance: Covariance, within: Decoded | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradient in x (B, *x_shape) of the potential of `guidance`, and it, (B,).
+
+        It is A^T (A R A^T + Sigma)^-1 (y - A x), or that of the last linearisation.
+        """
+        operator = within or self.operator
+        delta, pull, potential = self._shifted(x, covariance, operator, *operator.linearise(x))
+        # a bounded R shifts by S pull, and R^-1 delta = (S^-1 + I / limit) delta
+        if isinstance(covariance, Bounded):
+            pull = pull + delta / covariance.limit
+        return pull, potential
+
+    def _shifted(
+        self,
+        x: Tensor,
+        covariance: Covariance,
+        operator: ForwardOperator | Decoded,
+        mean: Tensor,
+        jacobian: LinearMap,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the shift of x, the w that it is R w (S w for a bounded R) of, and the potential.
+
+        `mean` and `jacobian` are A(x) and dA/dx.
+        """
         if not (operator.linear and isinstance(self.noise, Gaussian)):
-            delta, potential = self._gauss_newton(x, covariance, operator, mean, jacobian)
-            return delta, score, potential
+            return self._gauss_newton(x, covariance, operator, mean, jacobian)
         residual = self.y - mean
-        solved, _, delta = self._proximal(
+        solved, pull, delta = self._proximal(
             jacobian, self.noise, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
         )
         own = solved.flatten(1)[:, : residual[0].numel()]  # what belongs to the data
-        return delta, score, -(residual.flatten(1) * own).double().sum(1) / 2
+        return delta, pull, -(residual.flatten(1) * own).double().sum(1) / 2
 
     def _gauss_newton(
         self,
@@ -104,10 +132,8 @@ class Likelihood:
         operator: ForwardOperator | Decoded,
         mean: Tensor,
         jacobian: LinearMap,
-    ) -> tuple[Tensor, Tensor]:
-        """Return shift and potential where A is not linear or the noise not Gaussian.
-
-        `mean` and `jacobian` are A(x) and dA/dx.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `_shifted` where A is not linear or the noise not Gaussian.
 
         R may be singular and R^-1 is never applied: every iterate is delta = R w, so that
         delta^T R^-1 delta = w^T delta. Steps are halved per item, and none raises the objective.
@@ -144,7 +170,7 @@ class Likelihood:
             value = torch.where(found < value, found, value)
             if not active.any():
                 break
-        return delta, -value
+        return delta, pull, -value
 
     def _locally_gaussian(
         self, mean: Tensor, jacobian: LinearMap

@@ -77,9 +77,7 @@ class Posterior:
         self, n: int, seed: int = 0, progress: Progress | None = None, smc: bool = False
     ) -> Draws:
         """Return n posterior samples with their path weights, or as weighted particles of SMC."""
-        return draw(
-            self.prior, self.likelihood, self._propose, self.times, n, seed, 1.0, progress, smc
-        )
+        return draw(self.prior, self.likelihood, self._propose, self.times, n, seed, progress, smc)
 
     def drawn(
         self,
@@ -91,7 +89,7 @@ class Posterior:
     ) -> Iterator[tuple[range, Draws]]:
         """Yield rows and samples of each batch of `draw` that is this rank's and not `done`."""
         prior, likelihood, times = self.prior, self.likelihood, self.times
-        return drawn(prior, likelihood, self._propose, times, n, seed, 1.0, progress, smc, done)
+        return drawn(prior, likelihood, self._propose, times, n, seed, progress, smc, done)
 
     def _propose(self, likelihood: Likelihood) -> Propose:
         return self.policy.propose(self.prior, likelihood)

@@ -12,7 +12,15 @@ from invprob_cli import console, options
 FLAGS = {
     "operators": ("linear", "differentiable", "has_svd", "default_prior"),
     "priors": (),
-    "baselines": ("needs_linear", "needs_gradient", "needs_network_gradient"),
+    "baselines": (
+        "needs_linear",
+        "needs_svd",
+        "needs_gaussian",
+        "needs_known_prior",
+        "needs_gradient",
+        "needs_network_gradient",
+        "particles",
+    ),
 }
 PRIOR_FACTS = ("x_shape", "unit", "steps", "licence", "sha256")
 

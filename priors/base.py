@@ -41,6 +41,7 @@ class Prior(ABC):
     """A diffusion prior over images or vectors x."""
 
     summary: ClassVar[str] = ""
+    learned: ClassVar[bool] = False  # its denoiser is an approximation
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]

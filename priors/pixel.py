@@ -57,6 +57,7 @@ class Pixel(Prior):
     """A trained image prior over x (H, W); states z are (p^2, H/p, W/p)."""
 
     summary = "diffusion prior on pixels (diffusers UNet2DModel)"
+    learned = True
 
     def __init__(
         self,
