@@ -29,9 +29,9 @@ from torch import Tensor
 from invprob.decoded import Decoded
 from operators._maps import LinearMap
 from operators._stacked import Stacked
-from operators._weighted import Weighted
+from operators._weighted import Weighted, Whitened
 from operators.base import ForwardOperator
-from operators.noise import Gaussian, NoiseModel
+from operators.noise import Correlated, Gaussian, NoiseModel
 from priors.base import Bounded, Covariance
 
 CG_ITERATIONS = 60  # at most, for one shift: a truncated solve is a policy too, and never a bias
@@ -178,10 +178,13 @@ class Likelihood:
         """Return J, its Gaussian noise and the residual W^-1 s, both in units of W^-1/2.
 
         Gaussian noise keeps its own units: there alone W is the same for every item of the batch.
+        Correlated noise has the root of its covariance for W^-1/2.
         """
         if isinstance(self.noise, Gaussian):
             return jacobian, self.noise, self.y - mean
         y = self.y.expand_as(mean)
+        if isinstance(self.noise, Correlated):
+            return Whitened(jacobian, self.noise), UNIT, self.noise.whitened(y, mean)
         root, score = self.noise.curvature(y, mean).sqrt(), self.noise.score(y, mean)
         return Weighted(jacobian, root), UNIT, torch.where(root > 0, score / root, 0.0)
 

@@ -44,8 +44,8 @@ def simulate(
         typer.Option(
             metavar="FRACTION|NAME",
             help="Standard deviation of Gaussian noise as a fraction of the peak datum (default: "
-            "the operator's own), or poisson, transmission, poisson_gaussian or student_t, whose "
-            "parameters are --set noise.KEY=VALUE.",
+            "the operator's own), or correlated, poisson, transmission, poisson_gaussian or "
+            "student_t, whose parameters are --set noise.KEY=VALUE.",
         ),
     ] = None,
     size: options.Size = None,

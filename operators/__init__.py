@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from operators.base import ForwardOperator, LinearOperator
     from operators.errors import InvprobError, ObservationError
     from operators.noise import (
+        Correlated,
         Gaussian,
         NoiseModel,
         Poisson,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Correlated",
     "ForwardOperator",
     "Gaussian",
     "InvprobError",
@@ -38,6 +40,7 @@ __all__ = [
 _HOME = {
     "ForwardOperator": "base",
     "LinearOperator": "base",
+    "Correlated": "noise",
     "Gaussian": "noise",
     "NoiseModel": "noise",
     "Poisson": "noise",

@@ -191,6 +191,7 @@ def test_an_outlier_counts_by_how_rare_it_is() -> None:
         (lambda: StudentT("x", 1.0), "noise dof has dtype"),  # type: ignore[arg-type]
         (lambda: Poisson().refuse_data(np.array([1.0, 2.5])), "no counts, such as 2.5"),
         (lambda: Poisson().refuse_data(np.array([3.0, -1.0])), "no counts, such as -1"),
+        (lambda: Transmission().sample(torch.full((1, 2), -50.0)), "lower the exposure"),
     ],
 )
 def test_bad_noise_is_refused_by_name(make: Callable[[], object], message: str) -> None:

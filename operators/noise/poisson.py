@@ -25,6 +25,8 @@ from operators.noise.base import Pixelwise
 
 __all__ = ["Poisson"]
 
+MOST_COUNTS = 1e15  # whole numbers of float64 and int64 end soon beyond
+
 
 @dataclass(frozen=True, eq=False)
 class Poisson(Pixelwise):
@@ -57,9 +59,17 @@ class Poisson(Pixelwise):
         return (y - background) / exposure
 
     def sample(self, mean: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Counts, `(B, *y_shape)`, in the mean's dtype; masked pixels have their rate."""
+        """Counts, `(B, *y_shape)`, in the mean's dtype; masked pixels have their rate.
+
+        Raises `ObservationError` on rates above `MOST_COUNTS`.
+        """
         self._check(tuple(mean.shape[1:]))
         rate = self._rate(mean.double())
+        if bool((rate > MOST_COUNTS).any()):
+            raise ObservationError(
+                f"{float(rate.max()):.3g} counts are expected in a pixel, at most "
+                f"{MOST_COUNTS:.0e} can be drawn: lower the exposure, or scale x"
+            )
         source = rate.device if generator is None else generator.device
         counts = torch.poisson(rate.to(source), generator=generator).to(rate.device)
         return (rate + self._kept_only(counts - rate)).to(mean.dtype)
