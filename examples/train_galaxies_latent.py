@@ -36,7 +36,7 @@ STEPS, BANK = 50, 1536  # of the chain; its stored draws
 WHITENED = 4096  # images whose codes are made to have mean 0 and variance 1
 CODES = AutoencoderTraining()
 CHAIN = Training(
-    steps=15_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+    steps=5_500, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
 )
 
 

@@ -26,7 +26,7 @@ from priors.training import dihedral
 class AutoencoderTraining:
     """Settings of one training; the defaults trained the shipped 64x64 autoencoder."""
 
-    steps: int = 10_000
+    steps: int = 4_000
     batch: int = 256
     rate: float = 1e-3
     warmup: int = 500
