@@ -52,10 +52,10 @@ def compare(
     """Return the results of a trained posterior (row `rtb`, where given) and of baselines.
 
     A baseline is a name with optional settings: "dps", "dps:zeta=0.5,steps=200". RMSE, PSNR and
-    SSIM are of the mean of the n samples, and of each in the mean where their names say so. keep:
-    folder where each baseline's result is stored, and taken from if it is there. Raises UnknownName
-    and NotDifferentiable before any work where a method does not exist or cannot run on this
-    operator.
+    SSIM are of the mean of the n samples, and of each in the mean where their names say so. Raises
+    UnknownName and NotDifferentiable before any work where a method does not exist or cannot run
+    on this operator. keep: folder where results that no file of the user decides are stored, and
+    taken from if they are there.
     """
     methods = [(name, parse(name)) for name in baselines]
     loaded = posterior.prior if posterior else resolve_prior(observation, prior)[1]
@@ -72,17 +72,22 @@ def compare(
         )  # fmt: skip
         known = posterior.certify(results[0].draws)
         results[0] = replace(results[0], certificate=known)
-    asked = {
-        "observation": observation.sha256(), "prior": prior or observation.prior, "n": n,
-        "seed": seed,
-    }  # fmt: skip
+    of = posterior.prior_name if posterior else prior or observation.prior
+    asked = {"observation": observation.sha256(), "prior": of, "n": n, "seed": seed}
     for name, method in methods:
         run = partial(
             _run, name, observation, loaded, n, seed, progress, partial(method.propose, loaded),
             method.times(loaded), 0.0, method.particles,
         )  # fmt: skip
-        results.append(kept(keep, {"method": name, **asked}, run))
+        folder = None if _own_files(name, of, observation.name) else keep
+        results.append(kept(folder, {"method": name, **asked}, run))
     return results
+
+
+def _own_files(method: str, prior: str, operator: str) -> bool:
+    """Return whether files of the user decide a result: these may change under the same name."""
+    shipped = {name.replace("-", "_") for name in registry.names("priors")}
+    return ".py" in method + operator or bool(prior and prior.replace("-", "_") not in shipped)
 
 
 def parse(text: str) -> Baseline:
