@@ -24,7 +24,7 @@ import torch
 
 from invprob import registry
 from invprob.certificate import Certificate
-from invprob.comparison import Result, certified, measured, parse, refuse_mismatch
+from invprob.comparison import certified, measured, parse, refuse_mismatch
 from invprob.config import TrainConfig
 from invprob.draws import Draws, corrected
 from invprob.likelihood import Likelihood
@@ -36,6 +36,7 @@ from invprob.metrics import (
     sliced_wasserstein,
 )
 from invprob.policy import Policy
+from invprob.results import Result
 from invprob.rtb import Trainer
 from invprob.suites.base import Problem
 from invprob.trajectory import Progress, Propose

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from torch import Tensor
@@ -15,9 +17,10 @@ from invprob.baselines.base import Baseline
 from invprob.certificate import Certificate, certify
 from invprob.draws import Array, Draws, corrected, draw
 from invprob.likelihood import Likelihood
-from invprob.metrics import against_truth
+from invprob.metrics import TRUTH_SCORES, against_truth
 from invprob.observation import Observation
 from invprob.posterior import Posterior, bind, resolve_prior
+from invprob.results import Result, Scores, kept
 from invprob.trajectory import Progress, Propose
 from operators._maps import LinearMap
 from operators.base import ForwardOperator, LinearOperator
@@ -26,16 +29,6 @@ from operators.noise import NoiseModel
 from priors.base import Prior
 
 LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A x, its adjoint and its solves all call
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One method on one observation; `scores` are the keys of its row."""
-
-    name: str
-    draws: Draws
-    certificate: Certificate
-    scores: dict[str, float | None]
 
 
 @dataclass
@@ -54,12 +47,15 @@ def compare(
     n: int = 32,
     seed: int = 0,
     progress: Progress | None = None,
+    keep: Path | None = None,
 ) -> list[Result]:
     """Return the results of a trained posterior (row `rtb`, where given) and of baselines.
 
     A baseline is a name with optional settings: "dps", "dps:zeta=0.5,steps=200". RMSE, PSNR and
-    SSIM are of the mean of the n samples. Raises UnknownName and NotDifferentiable before any
-    work where a method does not exist or cannot run on this operator.
+    SSIM are of the mean of the n samples, and of each in the mean where their names say so. Raises
+    UnknownName and NotDifferentiable before any work where a method does not exist or cannot run
+    on this operator. keep: folder where results that no file of the user decides are stored, and
+    taken from if they are there.
     """
     methods = [(name, parse(name)) for name in baselines]
     loaded = posterior.prior if posterior else resolve_prior(observation, prior)[1]
@@ -76,38 +72,51 @@ def compare(
         )  # fmt: skip
         known = posterior.certify(results[0].draws)
         results[0] = replace(results[0], certificate=known)
+    of = posterior.prior_name if posterior else prior or observation.prior
+    asked = {"observation": observation.sha256(), "prior": of, "n": n, "seed": seed}
     for name, method in methods:
-        results.append(
-            _run(
-                name, observation, loaded, n, seed, progress,
-                lambda many, method=method: method.propose(loaded, many),
-                method.times(loaded), 0.0, method.particles,
-            )
+        run = partial(
+            _run, name, observation, loaded, n, seed, progress, partial(method.propose, loaded),
+            method.times(loaded), 0.0, method.particles,
         )  # fmt: skip
+        folder = None if _own_files(name, of, observation.name) else keep
+        results.append(kept(folder, {"method": name, **asked}, run))
     return results
+
+
+def _own_files(method: str, prior: str, operator: str) -> bool:
+    """Return whether files of the user decide a result: these may change under the same name."""
+    shipped = {name.replace("-", "_") for name in registry.names("priors")}
+    return ".py" in method + operator or bool(prior and prior.replace("-", "_") not in shipped)
 
 
 def parse(text: str) -> Baseline:
     """Return the baseline of "name" or "name:key=value,key=value"."""
-    name, _, settings = text.partition(":")
-    if name.endswith(".py"):  # file.py:Class, then its settings
-        part, _, settings = settings.partition(":")
-        name = f"{name}:{part}"
+    name, settings = split(text)
     cls: type[Baseline] = registry.baseline_class(name)
     kinds = get_type_hints(cls)
     known = {f.name: kinds[f.name] for f in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
-    for item in filter(None, settings.split(",")):
-        key, _, value = item.partition("=")
+    for key, value in settings.items():
         if key not in known:
             raise UnknownName(f"baseline {name} has no setting {key!r}; it has {', '.join(known)}")
         try:
             values[key] = known[key](value)
         except ValueError:
             raise UnknownName(
-                f"baseline setting {item!r}: needed {key}=<{known[key].__name__}>"
+                f"baseline setting '{key}={value}': needed {key}=<{known[key].__name__}>"
             ) from None
     return cls(**values)
+
+
+def split(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the settings of "name:key=value,key=value"."""
+    name, _, settings = text.partition(":")
+    if name.endswith(".py"):  # file.py:Class, then its settings
+        part, _, settings = settings.partition(":")
+        name = f"{name}:{part}"
+    items = (item.partition("=") for item in filter(None, settings.split(",")))
+    return name, {key: value for key, _, value in items}
 
 
 def runnable(
@@ -151,12 +160,10 @@ def _run(
     pixels = observation.noise.count(observation.operator.y_shape)
     draws, certificate = certified(draws, pixels, seed)
     truth = observation.truth
-    unknown = dict.fromkeys(("rmse", "psnr", "ssim", "crps", "coverage_90", "coverage_90_noisy"))
-    known = truth is not None and against_truth(
-        draws.x.astype(float), truth, observation.truth_sigma
-    )
-    scores: dict[str, float | None] = {
-        **(known or unknown),
+    x = draws.x.astype(float)
+    known = {} if truth is None else against_truth(x, truth, observation.truth_sigma)
+    scores: Scores = {
+        **{key: known.get(key) for key in TRUTH_SCORES},
         "log_likelihood": float(draws.log_likelihood.mean()),
         "chi2_per_pixel": certificate.chi2_per_pixel,
         "elbo": certificate.elbo,
@@ -165,8 +172,20 @@ def _run(
         "std_log_w": certificate.std_log_w,
         **cost,
         "train_seconds": train_seconds,
+        "seconds_amortised": (cost["seconds"] + train_seconds) / n,
     }
-    return Result(name, draws, certificate, scores)
+    errors: Scores = {
+        "log_likelihood": _standard_error(draws.log_likelihood),
+        "chi2_per_pixel": _standard_error(draws.chi2),
+        "elbo": certificate.elbo_se,
+        "log_z": certificate.log_z_se,
+    }
+    return Result(name, draws, certificate, scores, errors)
+
+
+def _standard_error(values: Array) -> float | None:
+    """Return the standard error of the mean of independent values (n,), None of one."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
 
 
 def measured(

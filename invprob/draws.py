@@ -28,7 +28,6 @@ from priors.process import generators
 
 CORRECTIONS = ("auto", "none", "psis", "smc")
 IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
-
 FEW_FAMILIES = 0.1  # share of distinct ancestors below which SMC is warned of
 
 Array = NDArray[np.float64]

@@ -16,8 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from invprob.panels import Array, Plane, grid, histogram, norm, save, sigmas, value
 
 if TYPE_CHECKING:
-    from invprob.comparison import Result
     from invprob.observation import Observation
+    from invprob.results import Result
 
 __all__ = [
     "compare_figure",

@@ -18,13 +18,17 @@ from scipy.spatial.distance import cdist
 Array = NDArray[np.float64]
 
 CHUNK = 10**6  # projected values held at once
+TRUTH_SCORES = (
+    "rmse", "psnr", "ssim", "rmse_samples", "psnr_samples", "ssim_samples", "crps", "coverage_90",
+    "coverage_90_noisy",
+)  # fmt: skip
 BRIGHT = 0.1  # a pixel is bright above this fraction of the truth's peak
 
 
 def against_truth(
     samples: Array, truth: Array, truth_sigma: float = 0.0
 ) -> dict[str, float | None]:
-    """Return rmse, psnr and ssim of the mean, crps and 90% coverage of samples (n, *x_shape).
+    """Return `TRUTH_SCORES` of samples (n, *x_shape), those of their mean and the means of each's.
 
     Where the truth has noise of its own, of standard deviation `truth_sigma`, so does a fair
     draw of it: `coverage_90_noisy` is that of samples to which such noise is added.
@@ -33,14 +37,29 @@ def against_truth(
     mean = samples.mean(0)
     error = float(np.sqrt(np.square(mean - truth).mean()))
     span = float(truth.max() - truth.min())
+    errors = np.sqrt(np.square(samples - truth).reshape(len(samples), -1).mean(1))
+    image = truth.ndim == 2 and span > 0
     return {
         "rmse": error,
-        "psnr": 20 * float(np.log10(span / error)) if error > 0 and span > 0 else None,
-        "ssim": ssim(mean, truth, span) if truth.ndim == 2 and span > 0 else None,
+        "psnr": _psnr(span, error),
+        "ssim": ssim(mean, truth, span) if image else None,
+        "rmse_samples": float(errors.mean()),
+        "psnr_samples": _mean([_psnr(span, float(one)) for one in errors]),
+        "ssim_samples": _mean([ssim(x, truth, span) if image else None for x in samples]),
         "crps": crps(samples, truth),
         "coverage_90": coverage(samples, truth),
         "coverage_90_noisy": coverage(samples + noise, truth) if truth_sigma > 0 else None,
     }
+
+
+def _psnr(span: float, error: float) -> float | None:
+    return 20 * float(np.log10(span / error)) if error > 0 and span > 0 else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """Return the mean of values, None where one of them is not defined."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def coverage(samples: Array, truth: Array, level: float = 0.9) -> float | None:

@@ -24,6 +24,8 @@ from invprob import obs_file, registry
 from operators.errors import ObservationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from operators.base import ForwardOperator
@@ -186,6 +188,12 @@ class Observation:
         own = self.truth is not None and self.truth.ndim > len(self.operator.x_shape)
         truth = self.truth[index] if own and self.truth is not None else self.truth
         return dataclasses.replace(self, data=self.data[index], truth=truth)
+
+    def each(self) -> Iterator[Self]:
+        """Yield the observations one by one."""
+        several = self.data.ndim > len(self.operator.y_shape)
+        for index in range(len(self.data) if several else 1):
+            yield self.one(index)
 
     def sha256(self) -> str:
         """Return the digest of all that bears on inference: operator, data, noise and mask."""

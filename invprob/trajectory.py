@@ -186,7 +186,7 @@ def rollout(
             else:
                 kernel, move = prior.schedule.kernel(t, s), propose(z, t, i)
                 if islands:
-                    assert move.foreseen is not None  # what a sampler of particles gives
+                    assert move.foreseen is not None and not move.leap  # as for particles it must
                     if prior.schedule.rho(t) > 1:  # noise still hides what particles share
                         islands.ancestors = None
                     index, weight = islands.select(total + move.foreseen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,15 +14,15 @@ from rich.markup import escape
 from invprob_cli import console, options
 
 if TYPE_CHECKING:
-    from invprob.comparison import Result
+    from invprob.observation import Observation
     from invprob.posterior import Posterior
+    from invprob.results import Result
     from invprob.run import Run
 
 # which of several values of a score is best: the key to sort by, smallest first
 BEST = {
-    "rmse": lambda v: v,
-    "psnr": lambda v: -v,
-    "ssim": lambda v: -v,
+    **dict.fromkeys(("rmse", "rmse_samples"), lambda v: v),
+    **dict.fromkeys(("psnr", "psnr_samples", "ssim", "ssim_samples"), lambda v: -v),
     "crps": lambda v: v,
     "chi2_per_pixel": lambda v: abs(v - 1),
     "coverage_90": lambda v: abs(v - 0.9),
@@ -33,7 +34,9 @@ BEST = {
     "network_evaluations": lambda v: v,
     "operator_evaluations": lambda v: v,
     "seconds": lambda v: v,
+    "seconds_amortised": lambda v: v,
 }
+COLUMNS = 6  # methods side by side
 
 
 def compare(
@@ -45,6 +48,13 @@ def compare(
     prior: options.PriorName = None,
     run: options.RunName = None,
     n: Annotated[int, typer.Option(min=1, help="Samples of each method.")] = 32,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repeats, from --seed on.")] = 1,
+    budget: Annotated[
+        str | None, typer.Option(help="Of each method: nfe=2000, seconds=60 or paper.")
+    ] = None,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search step sizes on simulated twins first.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: the run, or beside --obs.")
     ] = None,
@@ -53,7 +63,10 @@ def compare(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Put one observation through several methods."""
+    """Put observations through several methods.
+
+    What has finished is kept in the folder: the same command goes on where it was stopped.
+    """
     from invprob.observation import Observation
     from invprob.run import Run
 
@@ -80,22 +93,60 @@ def compare(
     options.writable(folder / "compare.json")
     options.check_memory(n, observation.operator.x_shape)
     options.use_threads(threads)
-
     from invprob import compare as through
+    from invprob.results import averaged
 
     with console.progress() as progress:
-        results = through(observation, prior, methods, posterior, n, seed, progress)
-    rows = [{"name": r.name, **r.scores} for r in results]
-    facts = {"observation": file, "methods": rows, "left_out": left_out}
-    wrote = write(facts, folder, observation, results)
+        methods = adjusted(methods, observation.one(0), posterior, prior, n, seed, budget, tune)
+        results = [
+            through(
+                one, prior, methods, _of(posterior, one), n, each, progress, folder / "kept"
+            )
+            for one in observation.each()
+            for each in range(seed, seed + seeds)
+        ]  # fmt: skip
+    rows = [averaged(column) for column in zip(*results, strict=True)]
+    facts = {
+        "observation": file, "n": n, "runs": len(results), "budget": budget, "tuned": tune,
+        "methods": rows, "left_out": left_out,
+    }  # fmt: skip
+    wrote = write(facts, folder, observation.one(0), results[0])
     if as_json:
         console.document(facts)
         return
-    show(results, n)
+    show(rows, n, len(results))
     for why in left_out.values():
         console.say(f"not run: {why}")
+    if tune:
+        console.say("tuned on simulated twins: what their names say of a step size")
     trained = f"sample --n 256 --run {opened.path}" if opened else f"train --obs {file}"
-    console.ending(wrote, headline(results), f"invprob {trained}")
+    console.ending(wrote, headline(rows), f"invprob {trained}")
+
+
+def adjusted(
+    methods: tuple[str, ...],
+    observation: Observation,
+    posterior: Posterior | None,
+    prior: str | None,
+    n: int,
+    seed: int,
+    budget: str | None,
+    tune: bool,
+) -> tuple[str, ...]:
+    """Return the methods with the settings that the budget leads to, and tuned."""
+    from invprob.budgets import Budget, tuned
+    from invprob.posterior import bind, resolve_prior
+
+    if not (budget or tune):
+        return methods
+    limit = Budget.of(budget) if budget else None
+    loaded = posterior.prior if posterior else resolve_prior(observation, prior)[1]
+    likelihood = bind(observation)
+    if limit:
+        methods = tuple(limit.spent_by(name, loaded, likelihood, n) for name in methods)
+    if tune:
+        methods = tuple(tuned(name, loaded, likelihood, seed) for name in methods)
+    return methods
 
 
 def split_methods(text: str) -> tuple[str, ...]:
@@ -137,26 +188,40 @@ def _posterior(run: Run | None, observation_sha256: str, prior: str | None) -> P
     return Posterior.from_pretrained(run.path, prior=prior)
 
 
-def show(results: list[Result], n: int) -> None:
+def _of(posterior: Posterior | None, observation: Observation) -> Posterior | None:
+    """Return the posterior of an observation; the gap of its twins is known of its own alone."""
+    if posterior is None or posterior.observation.sha256() == observation.sha256():
+        return posterior
+    return replace(posterior, observation=observation, certificate=None, gaps=None)
+
+
+def show(rows: list[dict[str, Any]], n: int, runs: int) -> None:
     """Print the table: methods in columns, the best of each score in bold (or starred)."""
-    rows = []
-    for key in results[0].scores:
-        values = [r.scores[key] for r in results]
-        known = [v for v in values if v is not None]
+    keys = [key for key in rows[0] if key not in ("name", "se")]
+    best = {}
+    for key in keys:
+        known = [row[key] for row in rows if row[key] is not None]
         order = BEST.get(key)
-        best = min(known, key=order) if order and len(set(known)) > 1 else None
-        rows.append([escape(key), *(_score(v, v is not None and v == best) for v in values)])
-    title = f"{n} samples of each; evaluations are per sample"
-    console.table(("", *(escape(r.name) for r in results)), rows, title)
+        best[key] = min(known, key=order) if order and len(set(known)) > 1 else None
+    several = f", mean ± standard error of {runs} runs" if runs > 1 else ""
+    title = f"{n} samples of each{several}; evaluations are per sample"
+    for start in range(0, len(rows), COLUMNS):
+        some = rows[start : start + COLUMNS]
+        cells = [
+            [escape(key), *(_score(row[key], row["se"].get(key), best[key]) for row in some)]
+            for key in keys
+        ]
+        console.table(("", *(escape(row["name"]) for row in some)), cells, title)
+        title = ""
 
 
-def headline(results: list[Result]) -> str:
+def headline(rows: list[dict[str, Any]]) -> str:
     """Return the one line that matters: the best CRPS where the truth is known, else the fits."""
-    scored = [(r.scores["crps"], r.name) for r in results if r.scores["crps"] is not None]
+    scored = [(row["crps"], row["name"]) for row in rows if row["crps"] is not None]
     if scored:
         value, name = min(scored)
         return f"lowest CRPS: {name} ({value:.4g})"
-    fits = ", ".join(f"{r.name} {r.scores['chi2_per_pixel']:.2f}" for r in results)
+    fits = ", ".join(f"{row['name']} {row['chi2_per_pixel']:.2f}" for row in rows)
     return f"chi2 per pixel, 1 expected: {fits}"
 
 
@@ -166,21 +231,25 @@ def write(
     """Write compare.json, compare.csv and figures/compare.png; return their paths."""
     from invprob import figures
 
-    rows = facts["methods"]
+    rows = [
+        {k: v for k, v in row.items() if k != "se"} | {f"{k}_se": v for k, v in row["se"].items()}
+        for row in facts["methods"]
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
     document, sheet = folder / "compare.json", folder / "compare.csv"
     document.write_text(json.dumps(console.jsonable(facts), indent=1, allow_nan=False) + "\n")
     with sheet.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
     picture = figures.compare_figure(observation, results)
     return [document, sheet, figures.save(picture, folder / "figures" / "compare.png")]
 
 
-def _score(value: float | None, best: bool) -> str:
+def _score(value: float | None, error: float | None, best: float | None) -> str:
     if value is None:
         return "not defined"
-    text = f"{value:.4g}"
-    if not best:
+    text = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
+    if value != best:
         return text
     return f"[bold]{text}[/bold]" if console.out.is_terminal else f"{text} *"

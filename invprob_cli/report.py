@@ -116,7 +116,7 @@ def checks(found: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[s
 def scores(found: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
     """Return columns and rows of the scores of `compare`: a method in each column."""
     methods = found["methods"]
-    keys = [key for key in methods[0] if key != "name"]
+    keys = [key for key in methods[0] if key not in ("name", "se")]
     rows = [(key, *(console.cell(method[key]) for method in methods)) for key in keys]
     return ("", *(method["name"] for method in methods)), rows
 

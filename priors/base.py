@@ -101,9 +101,10 @@ class Prior(ABC):
         z0 = self.draw(256, seed=0)
         eps = randn(self.z_shape, generators(1, range(len(z0))), z0)
         errors = []
+        denoise = type(self).denoise  # past what counts: no method's own evaluations
         with torch.no_grad():
             for t in map(float, np.linspace(0, 1, RESIDUAL_TIMES)):
-                clean = self.denoise(self.schedule.noise(z0, t, eps), t)
+                clean = denoise(self, self.schedule.noise(z0, t, eps), t)
                 errors.append(float((clean - z0).double().square().mean()))
         return tuple(errors)
 

@@ -27,6 +27,8 @@ class Baseline(ABC):
     needs_gradient: ClassVar[bool] = True  # through the operator
     needs_network_gradient: ClassVar[bool] = True
     particles: ClassVar[bool] = False  # of SMC, resampled on the way; else independent samples
+    step_size: ClassVar[str] = ""  # the setting that tuning may change
+    paper: ClassVar[str] = ""  # settings of the paper, where ours differ: "steps=1000,..."
     steps: int
 
     @abstractmethod

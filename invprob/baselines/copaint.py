@@ -28,6 +28,8 @@ class CoPaint(Baseline):
     """CoPaint with `gradient_steps` G per level and jumps of `jump` levels (0: no time travel)."""
 
     summary = "optimises each state to fit the data, then steps deterministically; time travel"
+    step_size = "rate"
+    paper = "steps=250"
     steps: int = 100
     gradient_steps: int = 2
     rate: float = 0.02

@@ -35,9 +35,10 @@ class DAPS(Baseline):
 
     summary = "flow to a clean estimate, Langevin steps on the likelihood around it, noise again"
     needs_network_gradient = False
-    steps: int = 50  # the paper: 200
+    paper = "steps=200,langevin_steps=100"
+    steps: int = 50
     flow_steps: int = 5
-    langevin_steps: int = 50  # the paper: 100
+    langevin_steps: int = 50
     rate: float = 0.2
     temperature: float = 1.0
 

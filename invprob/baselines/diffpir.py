@@ -26,6 +26,7 @@ class DiffPIR(Baseline):
 
     summary = "denoised estimate, proximal step to the data, noise again"
     needs_network_gradient = False
+    step_size = "strength"
     steps: int = 100
     strength: float = 7.0
     zeta: float = 0.1

@@ -23,7 +23,9 @@ class DPS(Baseline):
     """DPS with step size `zeta` on the gradient of the norm of the residual."""
 
     summary = "ancestral step plus the gradient of the data misfit through the denoiser"
-    steps: int = 300  # the paper: 1000
+    step_size = "zeta"
+    paper = "steps=1000"
+    steps: int = 300
     zeta: float = 1.0
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:

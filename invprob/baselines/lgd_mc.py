@@ -31,6 +31,8 @@ class LGDMC(Baseline):
     """LGD-MC with `draws` n, step `zeta` and r^2 `calibrated`, the paper's `guess` or `none`."""
 
     summary = "DPS on the likelihood averaged over noised clean estimates"
+    step_size = "zeta"
+    paper = "steps=1000,residual=guess"
     steps: int = 300
     draws: int = 8
     zeta: float = 1.0

@@ -27,7 +27,9 @@ class MCG(Baseline):
     summary = "DPS with each state projected on the noised data"
     needs_linear = True
     needs_gaussian = True
-    steps: int = 300  # the paper: 1000
+    step_size = "zeta"
+    paper = "steps=1000"
+    steps: int = 300
     zeta: float = 1.0
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:

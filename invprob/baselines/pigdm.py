@@ -29,9 +29,10 @@ RESIDUALS = ("calibrated", "guess", "none")
 
 @dataclass(frozen=True)
 class PiGDM(Baseline):
-    """PiGDM with the covariance R `calibrated`, the paper's `guess` or `none`."""
+    """PiGDM with the covariance R `calibrated`, `guess` (the paper's) or `none`."""
 
     summary = "Gaussian likelihood of the clean estimate, through the denoiser"
+    paper = "residual=guess"
     steps: int = 100
     residual: str = "calibrated"
 

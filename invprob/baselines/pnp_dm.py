@@ -30,9 +30,10 @@ class PnPDM(Baseline):
 
     summary = "split Gibbs: reverse chain from a noise level, Langevin on the likelihood around it"
     needs_network_gradient = False
-    steps: int = 50  # the paper: 100
+    paper = "steps=100,langevin_steps=100"
+    steps: int = 50
     flow_steps: int = 5
-    langevin_steps: int = 50  # the paper: 100
+    langevin_steps: int = 50
     rate: float = 0.2
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:

@@ -35,7 +35,9 @@ class REDDiff(Baseline):
 
     summary = "Adam on the misfit and a denoising residual: one estimate, no spread"
     needs_network_gradient = False
-    steps: int = 300  # the paper: 1000
+    step_size = "weight"
+    paper = "steps=1000"
+    steps: int = 300
     rate: float = 0.1
     weight: float = 0.25
     temperature: float = 1.0

@@ -34,9 +34,10 @@ class RePaint(Baseline):
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False
-    steps: int = 50  # the paper: 250
+    paper = "steps=250,walks=10"
+    steps: int = 50
     jump: int = 10
-    walks: int = 5  # the paper: 10
+    walks: int = 5
 
     def lacks(self, prior: Prior, operator: ForwardOperator, noise: NoiseModel) -> str | None:
         """Return what the method needs and a problem does not have, None where it can run."""

@@ -27,6 +27,7 @@ class TDS(Baseline):
 
     summary = "SMC: particles guided as by pigdm, and weighted by what the data say of them"
     particles = True
+    paper = "residual=none"
     steps: int = 100
     residual: str = "calibrated"
 

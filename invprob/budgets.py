@@ -1,0 +1,113 @@
+"""What a method may spend, and its step size: settings that are found by running it.
+
+Both take and give a method as its text, "dps" or "dps:zeta=0.5"; settings that the text has stay as
+they are.
+
+    budget   "paper"       the settings of its paper
+             "nfe=2000"    so many network evaluations a sample
+             "seconds=60"  so long for all samples
+    tuning   the step size of least CRPS on twins of the observation, whose truths are known
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Self
+
+import numpy as np
+import torch
+
+from invprob.baselines.base import Baseline
+from invprob.comparison import measured, parse, split
+from invprob.draws import draw
+from invprob.likelihood import Likelihood
+from invprob.metrics import crps
+from operators.errors import UnknownName
+from priors.base import Prior
+
+PILOTS = (6, 11)  # steps of the two short runs whose costs give that of a step
+MOST_STEPS = 10000  # that a budget may lead to
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the default step size that tuning tries
+TWINS = 2
+TWIN_DRAWS = 4  # samples of each
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method may spend: a `kind` of "paper", "nfe" or "seconds", and how much."""
+
+    kind: str
+    amount: float = 0.0
+
+    @classmethod
+    def of(cls, text: str) -> Self:
+        """Return the budget of a text as in the module docstring; raises UnknownName."""
+        kind, _, amount = text.partition("=")
+        try:
+            found = cls(kind, float(amount or 0))
+        except ValueError:
+            found = cls("")
+        counted = kind in ("nfe", "seconds") and 0 < found.amount < math.inf
+        if not counted and text != "paper":
+            raise UnknownName(f"--budget {text!r}: needed paper, nfe=<count> or seconds=<time>")
+        return found
+
+    def spent_by(self, name: str, prior: Prior, likelihood: Likelihood, n: int) -> str:
+        """Return the method that spends this budget on n samples of a likelihood."""
+        method = parse(name)
+        if self.kind == "paper":
+            return changed(name, **split(f":{method.paper}")[1])
+        costs = [self._cost(method, steps, prior, likelihood, n) for steps in PILOTS]
+        each = (costs[1] - costs[0]) / (PILOTS[1] - PILOTS[0])
+        if each <= 0:  # a method whose cost does not depend on its steps
+            return name
+        steps = (self.amount - costs[0]) / each + PILOTS[0]
+        return changed(name, steps=min(max(int(steps), 2), MOST_STEPS))
+
+    def _cost(
+        self, method: Baseline, steps: int, prior: Prior, likelihood: Likelihood, n: int
+    ) -> float:
+        """Return what n samples with so many steps cost, in the budget's unit."""
+        short = replace(method, steps=steps)  # type: ignore[type-var]  # all are dataclasses
+        few = n if self.kind == "seconds" else 1
+        sampler = partial(short.propose, prior)
+        _, cost = measured(prior, likelihood, sampler, short.times(prior), few, 0)
+        return cost["seconds" if self.kind == "seconds" else "network_evaluations"]
+
+
+def tuned(name: str, prior: Prior, likelihood: Likelihood, seed: int) -> str:
+    """Return the method with the step size of least CRPS on simulated twins, see `FACTORS`.
+
+    A method without a step size, or whose text has one, is returned as it is.
+    """
+    method = parse(name)
+    if not method.step_size or changed(name, **{method.step_size: 0.0}) == name:
+        return name
+    operator, noise = likelihood.operator, likelihood.noise
+    truths = prior.decode(prior.draw(TWINS, seed=seed + 1))
+    y = noise.sample(operator(truths), torch.Generator().manual_seed(seed))
+    twins, default = Likelihood(operator, noise, y), getattr(method, method.step_size)
+    found = {}
+    for factor in FACTORS:
+        tried = changed(name, **{method.step_size: float(f"{factor * default:.3g}")})
+        one = parse(tried)
+        drawn = draw(prior, twins, partial(one.propose, prior), one.times(prior), TWIN_DRAWS, seed)
+        x = drawn.x.reshape(TWINS, TWIN_DRAWS, *prior.x_shape).astype(float)
+        scores = [crps(x[i], truths[i].numpy()) for i in range(TWINS)]
+        found[tried] = float(np.mean(scores))
+    return min(found, key=lambda text: found[text] if math.isfinite(found[text]) else math.inf)
+
+
+def changed(text: str, **settings: float | str) -> str:
+    """Return a method's text with settings that it does not have yet, where the method has them."""
+    name, given = split(text)
+    known = {f.name for f in fields(parse(text))}  # type: ignore[arg-type]  # all are dataclasses
+    added = {
+        key: value if isinstance(value, str) else f"{value:g}"
+        for key, value in settings.items()
+        if key in known and key not in given
+    }
+    joined = ",".join(f"{key}={value}" for key, value in (given | added).items())
+    return f"{name}:{joined}" if joined else name
