@@ -110,13 +110,19 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
     text, folder = str(name), prior_folder(name)
-    if (folder / "invprob.json").is_file():
+    if (folder / "invprob.json").is_file() or (folder / "unet" / "config.json").is_file():
         from priors.pixel import Pixel
 
-        return Pixel.load(folder)
+        loaded = Pixel.load(folder)
+        if loaded.bank is None:
+            from invprob.prior_training import first_bank
+
+            loaded.chain = first_bank
+        return loaded
     if "/" in text and ":" not in text:
         raise UnknownName(
-            f"no prior folder {text!r} (a folder that holds invprob.json). Priors are not "
+            f"no prior folder {text!r} (one that holds invprob.json, or diffusers' unet/ and "
+            "scheduler/). Priors are not "
             "downloaded: fetch it yourself and give the local path, or use one of "
             + ", ".join(names("priors"))
         )
