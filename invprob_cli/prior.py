@@ -93,7 +93,9 @@ def train(
         return
     show(quality.checks, f"{out} against images held out")
     said = headline(quality.checks, FINE)
-    console.ending([out], said, f"invprob simulate --operator denoising --prior {out}")
+    longer = f"invprob prior train --data {data} --out {out}-longer --steps {2 * training.steps}"
+    good = f"invprob simulate --operator denoising --prior {out}"
+    console.ending([out], said, good if quality.passed else longer)
 
 
 @app.command()
