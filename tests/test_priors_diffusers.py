@@ -11,7 +11,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import invoke
+from conftest import document, invoke
 from torch import Tensor
 
 from invprob.registry import load_prior
@@ -170,6 +170,7 @@ def test_a_folder_without_draws_makes_its_own(
     with pytest.raises(ObservationError, match=r"no bank\.safetensors"):
         Pixel.load(folder).draw(1, seed=0)
     monkeypatch.chdir(tmp_path)
+    assert document("inspect mine")["network"] == "UNet2DModel"
     assert "x 8 x 8" in invoke("simulate --operator denoising --prior mine/").stdout
 
 
