@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=Path("benchmarks/ablation"))
     parser.add_argument("--out", type=Path, default=Path("docs/ablation.md"))
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=25, help="on-policy steps that fix the cost")
     parser.add_argument("--n", type=int, default=1000)
     asked = parser.parse_args()

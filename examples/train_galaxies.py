@@ -37,7 +37,7 @@ GALAXIES = Recipe(
     unit="surface brightness, typical peak 1",
     summary="galaxies of 64x64 px: bulges, discs, arms, clumps (diffusion prior)",
     training=Training(
-        steps=30_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
+        steps=12_000, batch=256, rate=1.5e-3, warmup=1000, ema=0.9995, checkpoint_every=1000
     ),
 )
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from invprob import registry
-from invprob.certificate import Certificate, certify
-from invprob.comparison import Result, measured, parse, refuse_mismatch
+from invprob.certificate import Certificate
+from invprob.comparison import Result, certified, measured, parse, refuse_mismatch
 from invprob.config import TrainConfig
 from invprob.draws import Draws, corrected
 from invprob.likelihood import Likelihood
@@ -145,7 +145,7 @@ def _check(name: str, problem: Problem) -> None:
             method = parse(name)
         except UnknownName as error:
             raise UnknownName(f"{error}; or one of {', '.join((*TRAINED, 'oracle'))}") from error
-        refuse_mismatch(name, method, operator)
+        refuse_mismatch(name, method, problem.prior, operator, problem.likelihood.noise)
 
 
 def _run(
@@ -165,8 +165,8 @@ def _run(
         if progress:
             progress(f"{name}: {stage}", done, total, figures)
 
-    times, eta, seconds = prior.schedule.grid(prior.steps), 1.0, 0.0
-    policy: Policy | None = None
+    times, seconds = prior.schedule.grid(prior.steps), 0.0
+    policy, particles = None, False
     sampler: Callable[[Likelihood], Propose]
     if name in TRAINED:
         trainer = Trainer(prior, likelihood, config)
@@ -184,11 +184,11 @@ def _run(
             # every baseline is a dataclass of its settings, its base is not
             method = replace(method, steps=prior.steps)  # type: ignore[type-var]
         sampler = partial(method.propose, prior)
-        times, eta = method.times(prior), method.eta
-    draws, cost = measured(prior, likelihood, sampler, times, n, seed, eta, report)
+        times, particles = method.times(prior), method.particles
+    draws, cost = measured(prior, likelihood, sampler, times, n, seed, report, particles)
     gaps = None if policy is None else _twin_gaps(problem, policy, config, times)
     pixels = likelihood.noise.count(likelihood.operator.y_shape)
-    certificate = certify(draws.log_weight, draws.chi2, pixels, gaps)
+    draws, certificate = certified(draws, pixels, seed, gaps)
     cost["train_seconds"] = seconds
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]

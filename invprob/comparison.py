@@ -13,7 +13,7 @@ from torch import Tensor
 from invprob import registry
 from invprob.baselines.base import Baseline
 from invprob.certificate import Certificate, certify
-from invprob.draws import Draws, draw
+from invprob.draws import Array, Draws, corrected, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth
 from invprob.observation import Observation
@@ -22,6 +22,7 @@ from invprob.trajectory import Progress, Propose
 from operators._maps import LinearMap
 from operators.base import ForwardOperator, LinearOperator
 from operators.errors import NotDifferentiable, UnknownName
+from operators.noise import NoiseModel
 from priors.base import Prior
 
 LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A x, its adjoint and its solves all call
@@ -61,27 +62,26 @@ def compare(
     work where a method does not exist or cannot run on this operator.
     """
     methods = [(name, parse(name)) for name in baselines]
+    loaded = posterior.prior if posterior else resolve_prior(observation, prior)[1]
     for name, method in methods:
-        refuse_mismatch(name, method, observation.operator)
+        refuse_mismatch(name, method, loaded, observation.operator, observation.noise)
     results = []
     if posterior is not None:
-        loaded, policy = posterior.prior, posterior.policy
+        policy = posterior.policy
         results.append(
             _run(
                 "rtb", observation, loaded, n, seed, progress,
-                lambda many: policy.propose(loaded, many), posterior.times, 1.0, posterior.seconds,
+                lambda many: policy.propose(loaded, many), posterior.times, posterior.seconds,
             )
         )  # fmt: skip
         known = posterior.certify(results[0].draws)
         results[0] = replace(results[0], certificate=known)
-    else:
-        _, loaded = resolve_prior(observation, prior)
     for name, method in methods:
         results.append(
             _run(
                 name, observation, loaded, n, seed, progress,
                 lambda many, method=method: method.propose(loaded, many),
-                method.times(loaded), method.eta, 0.0,
+                method.times(loaded), 0.0, method.particles,
             )
         )  # fmt: skip
     return results
@@ -110,13 +110,23 @@ def parse(text: str) -> Baseline:
     return cls(**values)
 
 
-def refuse_mismatch(name: str, method: Baseline, operator: ForwardOperator) -> None:
-    """Raise NotDifferentiable where the operator lacks what the method needs."""
-    kind = type(operator).__name__
-    if method.needs_linear and not isinstance(operator, LinearOperator):
-        raise NotDifferentiable(f"{name} needs a linear operator, {kind} is not: leave it out")
-    if method.needs_gradient and not operator.differentiable:
-        raise NotDifferentiable(f"{name} needs a gradient, {kind} has none: leave it out")
+def runnable(
+    observation: Observation, prior: str | None = None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the baselines that can run on an observation, and why each of the others cannot."""
+    problem = resolve_prior(observation, prior)[1], observation.operator, observation.noise
+    lacking = {name: parse(name).lacks(*problem) for name in registry.names("baselines")}
+    able = tuple(name for name, why in lacking.items() if why is None)
+    return able, {name: f"{name} {why}" for name, why in lacking.items() if why}
+
+
+def refuse_mismatch(
+    name: str, method: Baseline, prior: Prior, operator: ForwardOperator, noise: NoiseModel
+) -> None:
+    """Raise NotDifferentiable where prior, operator or noise lack what the method needs."""
+    lacking = method.lacks(prior, operator, noise)
+    if lacking:
+        raise NotDifferentiable(f"{name} {lacking}: leave it out")
 
 
 def _run(
@@ -128,8 +138,8 @@ def _run(
     progress: Progress | None,
     sampler: Callable[..., Any],
     times: tuple[float, ...],
-    eta: float,
     train_seconds: float,
+    particles: bool = False,
 ) -> Result:
     """Return the result of one sampler, its evaluations counted."""
 
@@ -137,9 +147,9 @@ def _run(
         if progress:
             progress(name, done, total, figures)
 
-    draws, cost = measured(prior, bind(observation), sampler, times, n, seed, eta, report)
+    draws, cost = measured(prior, bind(observation), sampler, times, n, seed, report, particles)
     pixels = observation.noise.count(observation.operator.y_shape)
-    certificate = certify(draws.log_weight, draws.chi2, pixels)
+    draws, certificate = certified(draws, pixels, seed)
     truth = observation.truth
     unknown = dict.fromkeys(("rmse", "psnr", "ssim", "crps", "coverage_90", "coverage_90_noisy"))
     known = truth is not None and against_truth(
@@ -166,18 +176,34 @@ def measured(
     times: tuple[float, ...],
     n: int,
     seed: int,
-    eta: float = 1.0,
     progress: Progress | None = None,
+    particles: bool = False,
 ) -> tuple[Draws, dict[str, float]]:
-    """Return n samples, and what they cost: seconds, evaluations of network and A per sample."""
+    """Return n samples, and what they cost: seconds, evaluations of network and A per sample.
+
+    particles: they are those of SMC, with its weights.
+    """
     begun = time.monotonic()
     with counting(prior, likelihood.operator) as count:
-        draws = draw(prior, likelihood, sampler, times, n, seed, eta, progress)
+        draws = draw(prior, likelihood, sampler, times, n, seed, progress, particles)
     return draws, {
         "network_evaluations": count.network / n,
         "operator_evaluations": count.operator / n,
         "seconds": time.monotonic() - begun,
     }
+
+
+def certified(
+    draws: Draws, pixels: int, seed: int, gaps: Array | None = None
+) -> tuple[Draws, Certificate]:
+    """Return samples with their certificate; particles of SMC drawn again by their weights.
+
+    `pixels` counts the unmasked data, `gaps` are those of twins, see `certify`.
+    """
+    known = certify(draws.log_weight, draws.chi2, pixels, gaps, island=draws.island)
+    if draws.island == 1 or known.ess is None:
+        return draws, known
+    return corrected(draws, known, pixels, "smc", seed)[1:]
 
 
 @contextmanager

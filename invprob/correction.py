@@ -70,6 +70,7 @@ class Islands:
     size: int
     seed: int
     retained: Tensor | None = None
+    ancestors: NDArray[np.int64] | None = None  # of every particle, since it was last None
     _rng: np.random.Generator = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +93,7 @@ class Islands:
                 chosen[0] = 0
             index[here] = start + chosen
             after[here] = values[here].max() + np.log(total / len(weights))
+        self.ancestors = index if self.ancestors is None else self.ancestors[index]
         return torch.from_numpy(index).to(log_w.device), torch.from_numpy(after).to(log_w.device)
 
     def hold(self, z: Tensor, i: int) -> Tensor:

@@ -6,6 +6,7 @@ same in every batch. Ranks share the batches.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields, replace
@@ -28,7 +29,10 @@ from priors.process import generators
 CORRECTIONS = ("auto", "none", "psis", "smc")
 IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
 
+FEW_FAMILIES = 0.1  # share of distinct ancestors below which SMC is warned of
+
 Array = NDArray[np.float64]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,7 +68,6 @@ def draw(
     times: tuple[float, ...],
     n: int,
     seed: int,
-    eta: float = 1.0,
     progress: Progress | None = None,
     smc: bool = False,
 ) -> Draws:
@@ -74,7 +77,7 @@ def draw(
     With `smc`, and one observation, the samples of a batch are particles of one island, and their
     weights those of SMC.
     """
-    own = drawn(prior, likelihood, sampler, times, n, seed, eta, progress, smc)
+    own = drawn(prior, likelihood, sampler, times, n, seed, progress, smc)
     parts = distributed.collected([(rows.start, draws) for rows, draws in own])
     ordered = [draws for _, draws in sorted(parts, key=lambda part: part[0])]
     names = [f.name for f in fields(Draws) if f.name != "island"]
@@ -91,7 +94,6 @@ def drawn(
     times: tuple[float, ...],
     n: int,
     seed: int,
-    eta: float = 1.0,
     progress: Progress | None = None,
     smc: bool = False,
     done: Container[range] = (),
@@ -110,13 +112,16 @@ def drawn(
         return move
 
     size = batch_size(prior.x_shape)
+    families = 1.0  # least share of particles of a batch with an ancestor of their own
     todo = [rows for rows in batches(total, size) if rows not in done]
     for rows in todo[distributed.rank() :: distributed.size()]:
         many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
         islands = Islands(len(rows), seed + rows.start) if smc else None
         path = rollout(
-            prior, watched(sampler(many), rows), generators(seed, rows), times, eta, False, islands
+            prior, watched(sampler(many), rows), generators(seed, rows), times, False, islands
         )
+        if islands and islands.ancestors is not None:
+            families = min(families, len(np.unique(islands.ancestors)) / len(rows))
         x = prior.decode(path.final)
         columns = (x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x))
         images, log_likelihood, log_weight, chi2 = (a.cpu().numpy() for a in columns)
@@ -132,6 +137,11 @@ def drawn(
         )
     if progress:
         progress("sample", total, total, {})
+    if families < FEW_FAMILIES:
+        log.warning(
+            "resampling left %.0f%% of the particles with an ancestor of their own: the others "
+            "share theirs, and look alike. Draw more samples", 100 * families,
+        )  # fmt: skip
 
 
 def batch_size(x_shape: tuple[int, ...]) -> int:

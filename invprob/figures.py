@@ -142,10 +142,12 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
 
 
 def _data(observation: Observation) -> Array:
-    """Return the (first) data (*y_shape), NaN where masked."""
+    """Return the picture of the (first) data, NaN where masked."""
     data = observation.data.reshape(-1, *observation.operator.y_shape)[0].astype(float)
     mask = observation.noise.mask
-    return data if mask is None else np.where(mask.numpy(), np.nan, data)
+    return observation.operator.picture(
+        data if mask is None else np.where(mask.numpy(), np.nan, data)
+    )
 
 
 def _truth(observation: Observation) -> Array | None:
@@ -157,7 +159,10 @@ def _truth(observation: Observation) -> Array | None:
 
 
 def _fit(observation: Observation, mean: Array) -> tuple[Array, Array]:
-    """Return the expected data of x = mean and the whitened residual, NaN where masked."""
+    """Return pictures of the data expected of x = mean and of the whitened residual.
+
+    That is NaN where masked.
+    """
     import torch
 
     noise, shape = observation.noise, observation.operator.y_shape
@@ -165,13 +170,13 @@ def _fit(observation: Observation, mean: Array) -> tuple[Array, Array]:
         image = observation.operator(torch.from_numpy(mean.astype(float))[None])
         residual = noise.whitened(observation.y[0], image)[0].numpy()
     model: Array = noise.expected(image)[0].numpy()
-    return model, np.where(noise.kept(shape).numpy(), residual, np.nan)
+    picture = observation.operator.picture
+    return picture(model), picture(np.where(noise.kept(shape).numpy(), residual, np.nan))
 
 
 def _planes(observation: Observation) -> tuple[Plane, Plane]:
     """Return the planes of x and of y."""
-    scales = (
-        getattr(observation.operator, name, None) for name in ("source_pixel_scale", "pixel_scale")
-    )
-    x, y = (Plane(scale, observation.unit) for scale in scales)
+    operator = observation.operator
+    x = Plane(getattr(operator, "source_pixel_scale", None), observation.unit)
+    y = Plane(getattr(operator, "pixel_scale", None), observation.unit, operator.axes)
     return x, y

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from invprob.decoded import Decoded
 from operators._maps import LinearMap
 from operators._stacked import Stacked
 from operators._weighted import Weighted
@@ -71,33 +72,68 @@ class Likelihood:
         mean, jacobian = self.operator.linearise(x)
         return jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
 
-    def guidance(self, x: Tensor, covariance: Covariance) -> tuple[Tensor, Tensor, Tensor]:
+    def guidance(
+        self, x: Tensor, covariance: Covariance, within: Decoded | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the proximal shift of x, given the covariance R of its error, score and potential.
 
         Shift and score, the gradient of log p(y | x) in x, are (B, *x_shape). The potential (B,)
         float64 is minus the least value of the objective, up to a constant: log p(y | x) with the
         error of x integrated out, exactly -(y - A x)^T (A R A^T + Sigma)^-1 (y - A x) / 2 for
-        linear operators and Gaussian noise, else by Laplace. Raises NotDifferentiable where the
-        operator has no gradient.
+        linear operators and Gaussian noise, else by Laplace. `within`: the operator as a function
+        of z, which x, shift and score then are. Raises NotDifferentiable where the operator has no
+        gradient.
         """
-        mean, jacobian = self.operator.linearise(x)
+        operator = within or self.operator
+        mean, jacobian = operator.linearise(x)
         score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
-        if not (self.operator.linear and isinstance(self.noise, Gaussian)):
-            delta, potential = self._gauss_newton(x, covariance, mean, jacobian)
-            return delta, score, potential
+        delta, _, potential = self._shifted(x, covariance, operator, mean, jacobian)
+        return delta, score, potential
+
+    def pull(
+        self, x: Tensor, covariance: Covariance, within: Decoded | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the gradient in x (B, *x_shape) of the potential of `guidance`, and it, (B,).
+
+        It is A^T (A R A^T + Sigma)^-1 (y - A x), or that of the last linearisation.
+        """
+        operator = within or self.operator
+        delta, pull, potential = self._shifted(x, covariance, operator, *operator.linearise(x))
+        # a bounded R shifts by S pull, and R^-1 delta = (S^-1 + I / limit) delta
+        if isinstance(covariance, Bounded):
+            pull = pull + delta / covariance.limit
+        return pull, potential
+
+    def _shifted(
+        self,
+        x: Tensor,
+        covariance: Covariance,
+        operator: ForwardOperator | Decoded,
+        mean: Tensor,
+        jacobian: LinearMap,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the shift of x, the w that it is R w (S w for a bounded R) of, and the potential.
+
+        `mean` and `jacobian` are A(x) and dA/dx.
+        """
+        if not (operator.linear and isinstance(self.noise, Gaussian)):
+            return self._gauss_newton(x, covariance, operator, mean, jacobian)
         residual = self.y - mean
-        solved, _, delta = self._proximal(
+        solved, pull, delta = self._proximal(
             jacobian, self.noise, covariance, residual, CG_ITERATIONS, CG_TOLERANCE
         )
         own = solved.flatten(1)[:, : residual[0].numel()]  # what belongs to the data
-        return delta, score, -(residual.flatten(1) * own).double().sum(1) / 2
+        return delta, pull, -(residual.flatten(1) * own).double().sum(1) / 2
 
     def _gauss_newton(
-        self, x: Tensor, covariance: Covariance, mean: Tensor, jacobian: LinearMap
-    ) -> tuple[Tensor, Tensor]:
-        """Return shift and potential where A is not linear or the noise not Gaussian.
-
-        `mean` and `jacobian` are A(x) and dA/dx.
+        self,
+        x: Tensor,
+        covariance: Covariance,
+        operator: ForwardOperator | Decoded,
+        mean: Tensor,
+        jacobian: LinearMap,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `_shifted` where A is not linear or the noise not Gaussian.
 
         R may be singular and R^-1 is never applied: every iterate is delta = R w, so that
         delta^T R^-1 delta = w^T delta. Steps are halved per item, and none raises the objective.
@@ -111,7 +147,7 @@ class Likelihood:
         solved: Tensor | None = None  # of the step before: where the next solve begins
         for k in range(GN_STEPS):
             if k:
-                mean, jacobian = self.operator.linearise(x + delta)
+                mean, jacobian = operator.linearise(x + delta)
             jacobian, noise, residual = self._locally_gaussian(mean, jacobian)
             solved, toward, goal = self._proximal(
                 jacobian, noise, covariance, residual + jacobian(delta), GN_CG_ITERATIONS,
@@ -121,7 +157,7 @@ class Likelihood:
             for _ in range(GN_HALVINGS + 1):
                 step = share.view(column)
                 trial = delta + step * (goal - delta), pull + step * (toward - pull)
-                found = self._objective(self.operator(x + trial[0]), *trial, limit)
+                found = self._objective(operator(x + trial[0]), *trial, limit)
                 worse = ~(found <= value + GN_GAIN)
                 if not worse.any():
                     break
@@ -134,7 +170,7 @@ class Likelihood:
             value = torch.where(found < value, found, value)
             if not active.any():
                 break
-        return delta, -value
+        return delta, pull, -value
 
     def _locally_gaussian(
         self, mean: Tensor, jacobian: LinearMap

@@ -30,10 +30,14 @@ MASKED = "0.8"  # grey
 
 @dataclass(frozen=True)
 class Plane:
-    """Where panels lie: the side of a pixel in arcsec, None for pixels; the unit of values."""
+    """Where panels lie: the side of a pixel in arcsec, None for pixels; the unit of values.
+
+    axes: what is across and up where that is no image of the sky or a scene; "" otherwise.
+    """
 
     pixel: float | None
     unit: str
+    axes: tuple[str, str] = ("", "")
 
     @property
     def axis(self) -> str:
@@ -69,14 +73,15 @@ def value(
     title: str,
     plane: Plane,
     norm: Normalize,
-    colours: str = "inferno",
+    colours: str | None = None,
     band: Array | None = None,
     behind: Array | None = None,
     bar: bool = True,
 ) -> None:
     """Draw a quantity: an image in colours, or a line with the interval of `band` (n, d).
 
-    A line is drawn over `behind`, what it should match, in grey.
+    Colours diverge from white at zero where the scale is the same on both sides of it. A line is
+    drawn over `behind`, what it should match, in grey.
     """
     if a.ndim == 1:
         i = np.arange(len(a))
@@ -89,7 +94,8 @@ def value(
         _label_line(ax, title, plane.unit)
         return
     stretch = ", asinh stretch" if isinstance(norm, AsinhNorm) else ""
-    drawn = _image(ax, a, title + stretch, plane, norm, colours)
+    usual = "RdBu_r" if norm.vmax == -(norm.vmin or 0) else "inferno"
+    drawn = _image(ax, a, title + stretch, plane, norm, colours or usual)
     if bar:
         _colour_bar(ax, drawn, plane.unit)
 
@@ -111,12 +117,15 @@ def _image(
 ) -> AxesImage:
     image = a.reshape(-1, *a.shape[-2:])[0]  # of more than two dimensions, the first image
     palette = matplotlib.colormaps[colours].with_extremes(bad=MASKED)
+    across, up = plane.axes
     ax.set_title(title, fontsize=10)
-    ax.set_xlabel(plane.axis, fontsize=8)
+    ax.set_xlabel(across or plane.axis, fontsize=8)
+    if up:
+        ax.set_ylabel(up, fontsize=8)
     ax.tick_params(labelsize=8)
     return ax.imshow(
         np.ma.masked_invalid(image), origin="lower", cmap=palette, norm=norm,
-        extent=plane.extent(image), interpolation="nearest",
+        extent=plane.extent(image), interpolation="nearest", aspect="auto" if across else "equal",
     )  # fmt: skip
 
 
@@ -187,10 +196,17 @@ def _label_line(ax: Axes, title: str, unit: str) -> None:
 
 
 def norm(a: Array) -> Normalize:
-    """Return the scale of an image: asinh for sources on a dark ground, linear otherwise."""
+    """Return the scale of an image: asinh for sources on a dark ground and the like, else linear.
+
+    It is symmetric about zero where values of both signs are large.
+    """
     low, high = float(np.nanmin(a)), float(np.nanmax(a))
     if high <= low:
         return Normalize(low, low + 1)
+    if min(-low, high) > 0.3 * max(-low, high):
+        peak = max(-low, high)
+        faint = np.nanpercentile(np.abs(a), 75) < SOFTENING * peak
+        return AsinhNorm(SOFTENING * peak, -peak, peak) if faint else Normalize(-peak, peak)
     bright = np.nanpercentile(a, 75) < 0.3 * high and low > -0.3 * high
     if bright:
         return AsinhNorm(SOFTENING * high, vmin=low, vmax=high)
@@ -198,8 +214,9 @@ def norm(a: Array) -> Normalize:
 
 
 def _asinh_ticks(norm: AsinhNorm) -> FixedLocator:
-    """Return ticks at 0 and at 1, 2, 5 times powers of ten on an asinh colour bar."""
-    assert norm.vmax is not None  # `_norm` always sets it
+    """Return ticks at 0 and at 1, 2, 5 times powers of ten, of either sign, on an asinh bar."""
+    assert norm.vmax is not None and norm.vmin is not None  # `norm` always sets them
     top = np.floor(np.log10(norm.vmax))
     steps = [digit * 10.0**power for power in (top - 1, top) for digit in (1, 2, 5)]
-    return FixedLocator([0.0, *(v for v in steps if SOFTENING / 2 < v / norm.vmax <= 1)])
+    shown = [v for v in steps if SOFTENING / 2 < v / norm.vmax <= 1]
+    return FixedLocator([*(-v for v in shown if -v >= norm.vmin), 0.0, *shown])

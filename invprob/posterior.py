@@ -32,7 +32,7 @@ from invprob.rtb import Trainer
 from invprob.run import Run
 from invprob.trajectory import Progress, Propose
 from invprob.twins import measured_gaps, simulated_twins
-from operators.errors import ObservationError, RunError
+from operators.errors import ObservationError, RunError, UnknownName
 from priors.base import Prior
 
 
@@ -77,9 +77,7 @@ class Posterior:
         self, n: int, seed: int = 0, progress: Progress | None = None, smc: bool = False
     ) -> Draws:
         """Return n posterior samples with their path weights, or as weighted particles of SMC."""
-        return draw(
-            self.prior, self.likelihood, self._propose, self.times, n, seed, 1.0, progress, smc
-        )
+        return draw(self.prior, self.likelihood, self._propose, self.times, n, seed, progress, smc)
 
     def drawn(
         self,
@@ -91,7 +89,7 @@ class Posterior:
     ) -> Iterator[tuple[range, Draws]]:
         """Yield rows and samples of each batch of `draw` that is this rank's and not `done`."""
         prior, likelihood, times = self.prior, self.likelihood, self.times
-        return drawn(prior, likelihood, self._propose, times, n, seed, 1.0, progress, smc, done)
+        return drawn(prior, likelihood, self._propose, times, n, seed, progress, smc, done)
 
     def _propose(self, likelihood: Likelihood) -> Propose:
         return self.policy.propose(self.prior, likelihood)
@@ -168,7 +166,7 @@ class Posterior:
         """Read what `save_pretrained` wrote; raises RunError where a file is missing.
 
         No code named in the folder is run: a posterior with the user's own operator or prior
-        needs its `file.py:Class` given here.
+        needs its `file.py:Class` given here. Raises UnknownName on another prior than its own.
         """
         from safetensors.torch import load_file
 
@@ -183,7 +181,14 @@ class Posterior:
         observation = Observation.read(path / "obs.h5", operator).one(0)
         name = prior or card["prior"]
         if prior is None and ":" in name:
-            raise RunError(f"{path.name} was trained with the prior {name}: pass it as the prior")
+            raise RunError(
+                f"{path.name} was trained with the prior {name}, the user's own: name it, --prior"
+            )
+        if Path(name).name.replace("-", "_") != Path(card["prior"]).name.replace("-", "_"):
+            raise UnknownName(
+                f"{path.name} was trained with the prior {card['prior']}, not {name}: "
+                "leave --prior out, or train with that one"
+            )
         loaded = registry.load_prior(name, observation.operator.x_shape)
         policy = Policy(loaded, **card["policy"])
         policy.load_state_dict(load_file(path / "policy.safetensors"))

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from operators.errors import UnknownName
+from operators.errors import ObservationError, UnknownName
 
 if TYPE_CHECKING:
     from invprob.baselines.base import Baseline
@@ -61,10 +61,11 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
+FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "pixel", "process", "training"},
+    "priors": {"base", "process", "training", *FOLDER_MODULES},
     "baselines": {"base"},
     "suites": {"base"},
     "simulators": set(),
@@ -72,7 +73,15 @@ SHARED = {  # modules that serve the others and are not themselves of the kind
 
 
 def operator_class(name: str) -> type[ForwardOperator]:
-    """Return the operator class of that name, or of `file.py:Class`; raises `UnknownName`."""
+    """Return the operator class of that name, or of `file.py:Class`; raises `UnknownName`.
+
+    `blur+inpainting` is the class of their compositions, the first applied first.
+    """
+    if "+" in name:
+        kinds = [operator_class(part) for part in name.split("+")]
+        from operators._composition import composition
+
+        return composition(*kinds)
     cls: type[ForwardOperator] = _load_class("operators", name)
     return cls
 
@@ -106,19 +115,15 @@ def suite_class(name: str) -> type[Suite]:
 def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prior:
     """Return the prior of that name, of a local prior folder, or of `file.py:Class`.
 
-    x_shape: shape of the unknowns, for priors that come in any shape; weights have their own.
+    `file.py:function` is a generator, see `priors.outsourced`. x_shape: shape of the unknowns, for
+    priors that come in any shape; weights and generators have their own.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
     text, folder = str(name), prior_folder(name)
-    if (folder / "invprob.json").is_file() or (folder / "unet" / "config.json").is_file():
-        from priors.pixel import Pixel
-
-        loaded = Pixel.load(folder)
-        if loaded.bank is None:
-            from invprob.prior_training import first_bank
-
-            loaded.chain = first_bank
-        return loaded
+    if (folder / "invprob.json").is_file():
+        return _load_folder(folder)
+    if (folder / "unet" / "config.json").is_file():
+        return _load_foreign(folder)
     if "/" in text and ":" not in text:
         raise UnknownName(
             f"no prior folder {text!r} (one that holds invprob.json, or diffusers' unet/ and "
@@ -126,9 +131,42 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
             "downloaded: fetch it yourself and give the local path, or use one of "
             + ", ".join(names("priors"))
         )
-    cls = _load_class("priors", text)
-    prior: Prior = cls.default(tuple(x_shape)) if x_shape else cls.default()
+    found = _load_class("priors", text, functions=":" in text)
+    if not hasattr(found, "default"):
+        from priors.outsourced import Outsourced
+
+        return Outsourced.of(found)
+    prior: Prior = found.default(tuple(x_shape)) if x_shape else found.default()
     return prior
+
+
+def _load_folder(folder: Path) -> Prior:
+    """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
+    from priors.base import Prior
+
+    file = folder / "invprob.json"
+    try:
+        name = json.loads(file.read_text()).get("module", "pixel")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ObservationError(f"{file}: not a readable JSON object ({error})") from error
+    if name not in FOLDER_MODULES:
+        raise ObservationError(
+            f"{file} names the module {name!r}; needed one of {', '.join(FOLDER_MODULES)}"
+        )
+    module = importlib.import_module(f"priors.{name}")
+    cls: Any = next(iter(_defined(module, Prior).values()))
+    prior: Prior = cls.load(folder)
+    return prior
+
+
+def _load_foreign(folder: Path) -> Prior:
+    """Return the prior of a folder that diffusers saved, which draws its bank when first asked."""
+    from invprob.prior_training import first_bank
+    from priors.pixel import Pixel
+
+    loaded = Pixel.load(folder)
+    loaded.chain = first_bank
+    return loaded
 
 
 def prior_folder(name: str | Path) -> Path:
@@ -187,7 +225,12 @@ def summary(kind: str, name: str) -> str:
 
 
 def name_of(cls: type) -> str:
-    """Return the registered name of a class, or `file.py:Class` (no folder) for a user's own."""
+    """Return the registered name of a class, or `file.py:Class` (no folder) for a user's own.
+
+    That of a composition is the names of its parts, joined by '+'.
+    """
+    if hasattr(cls, "composed_of"):
+        return "+".join(map(name_of, cls.composed_of))
     package, _, module = cls.__module__.rpartition(".")
     if package in PACKAGES.values():
         return module
@@ -195,22 +238,20 @@ def name_of(cls: type) -> str:
     return f"{Path(file).name}:{cls.__qualname__}"
 
 
-def _load_class(kind: str, name: str) -> Any:
-    """Return the first complete class of the kind that the module defines, or the one named."""
+def _load_class(kind: str, name: str, functions: bool = False) -> Any:
+    """Return the first complete class of the kind that the module defines, or the one named.
+
+    functions: what is named may be anything else that can be called, too.
+    """
     file, colon, wanted = name.rpartition(":")
     known = "" if colon else _resolve(kind, name)  # a wrong name costs no import of torch
     base = getattr(importlib.import_module(f"{PACKAGES[kind]}.base"), BASES[kind])
     module = (
         _run_file(Path(file)) if colon else importlib.import_module(f"{PACKAGES[kind]}.{known}")
     )
-    found = {
-        key: value
-        for key, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    }
+    found = _defined(module, base)
+    if functions:
+        found |= {k: v for k, v in vars(module).items() if callable(v) and not inspect.isclass(v)}
     if colon and wanted in found:
         return found[wanted]
     if colon or not found:
@@ -219,6 +260,18 @@ def _load_class(kind: str, name: str) -> Any:
             f"{wanted!r}{_near(wanted, found)} It has: {', '.join(found) or 'none'}"
         )
     return next(iter(found.values()))
+
+
+def _defined(module: ModuleType, base: type) -> dict[str, Any]:
+    """Return the complete classes of a kind that a module defines, in their order there."""
+    return {
+        key: value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    }
 
 
 def _run_file(path: Path) -> ModuleType:

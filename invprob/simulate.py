@@ -26,7 +26,7 @@ log = logging.getLogger("invprob")
 def simulate(
     operator: ForwardOperator,
     truth: NDArray[np.float64],
-    noise: float | str = 0.05,
+    noise: float | str | None = None,
     seed: int = 0,
     prior: str = "",
     unit: str = "",
@@ -36,18 +36,24 @@ def simulate(
     """Return the observation of `truth` (*x_shape) with noise.
 
     `noise` is the standard deviation of Gaussian noise as a fraction of the largest noise-free
-    datum, or the name of a noise model, whose default for data of that size `noise_settings`
-    change. `prior` is recorded as the suggestion for whoever analyses the data, `truth_sigma` as
-    the noise that the truth has of its own.
+    datum (None: the operator's own), or the name of a noise model, whose default for data of that
+    size `noise_settings` change. `prior` is recorded as the suggestion for whoever analyses the
+    data, `truth_sigma` as the noise that the truth has of its own.
     """
+    noise = operator.noise_fraction if noise is None else noise
+    x = torch.from_numpy(np.asarray(truth, float))[None]
     with torch.no_grad():
-        mean = operator(torch.from_numpy(np.asarray(truth, float))[None])
+        mean = operator(x)
     peak = float(mean.abs().max())
     if peak == 0 or (not isinstance(noise, str) and noise <= 0):
         raise ObservationError(
             f"need noise > 0 and data that are not all zero, found noise {noise}, peak {peak:g}"
         )
-    model = noise_model(noise, peak, noise_settings or {})
+    settings = dict(noise_settings or {})
+    if not isinstance(noise, str):
+        settings = {"sigma": operator.simulated_sigma(x, mean, noise)} | settings
+        noise = GAUSSIAN
+    model = noise_model(noise, peak, settings)
     y = model.sample(mean, torch.Generator().manual_seed(seed))[0].numpy()
     given: dict[str, Any] = {"noise_model": model}
     if isinstance(model, Gaussian):
@@ -57,16 +63,13 @@ def simulate(
     )
 
 
-def noise_model(noise: float | str, peak: float, settings: Mapping[str, Any]) -> NoiseModel:
-    """Return the noise of that name, or Gaussian noise of that fraction of the peak, changed.
+def noise_model(name: str, peak: float, settings: Mapping[str, Any]) -> NoiseModel:
+    """Return the noise of that name, its default for data of that peak with settings changed.
 
     Raises UnknownName on a name, and ObservationError on a setting or value, that does not exist.
     """
-    cls = registry.noise_class(noise if isinstance(noise, str) else GAUSSIAN)
-    config = cls.default(peak).config()
-    if not isinstance(noise, str):
-        config["sigma"] = noise * peak
-    return cls.from_config({**config, **settings})
+    cls = registry.noise_class(name)
+    return cls.from_config({**cls.default(peak).config(), **settings})
 
 
 def draw_truth(prior: Prior, seed: int) -> NDArray[np.float64]:

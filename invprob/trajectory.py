@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
 from priors.base import Prior
 from priors.process import randn
@@ -45,15 +46,36 @@ class Guidance:
         )
 
 
+Noise = Callable[[], Tensor]  # fresh standard normal numbers (B, *z_shape) at every call
+Leap = Callable[[Noise], Tensor]  # the next state z_s (B, *z_shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Twisted:
+    """A Gaussian step other than the kernel's: z_s = mean + spread(eps)."""
+
+    mean: Tensor  # (B, *z_shape)
+    spread: Callable[[Tensor], Tensor]  # linear, the same for all items
+    log_det: float  # log of the determinant of spread over that of the kernel's
+
+
+Twist = Callable[[Tensor, float], Twisted]  # of the kernel's mean and variance; of no one state
+
+
 @dataclass(frozen=True, eq=False)
 class Move:
-    """One proposal of a sampler at state z: the prior's clean estimate and a shift of it."""
+    """One proposal of a sampler at state z: the prior's clean estimate and a shift of it.
+
+    A sampler with another Gaussian step than the kernel's twists it. One that leaves it altogether
+    gives the rest of the step itself, as a function of fresh noise, and its paths have no density.
+    """
 
     clean: Tensor  # (B, *z_shape)
     shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape); None: no shift
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
     foreseen: Tensor | None = None  # log weight the rest of the path should earn, + const, (B,)
-    state: Tensor | None = None  # z after the sampler has changed it, if it has
+    twist: Twist | None = None  # of the kernel's step
+    leap: Leap | None = None  # in place of the kernel's step; particles of SMC cannot have one
 
     def __getitem__(self, index: Tensor) -> Move:
         """Return the proposal for the items `index` (B,)."""
@@ -62,7 +84,7 @@ class Move:
             None if self.shift is None else self.shift[index],
             None if self.guidance is None else self.guidance[index],
             None if self.foreseen is None else self.foreseen[index],
-            None if self.state is None else self.state[index],
+            self.twist,
         )
 
 
@@ -102,10 +124,14 @@ def guide(
     with torch.no_grad():
         if clean is None:
             clean = prior.denoise(z, t)
+        covariance = prior.covariance(z, t, clean)
+        if not prior.guided_in_x:
+            within = Decoded(likelihood.operator, prior)
+            return Guidance(clean, *likelihood.guidance(clean, covariance, within))
         x = prior.decode(clean)
-        delta, score, potential = likelihood.guidance(x, prior.covariance(z, t, clean))
-        moved, risen = (prior.encode(x + step) - clean for step in (delta, prior.scale**2 * score))
-        return Guidance(clean, moved, risen, potential)
+        delta, score, potential = likelihood.guidance(x, covariance)
+        moved = prior.encode(x + delta) - prior.encode(x)
+        return Guidance(clean, moved, prior.pull(clean, score), potential)
 
 
 def step_log_ratio(noise: Tensor, shift: Tensor, variance: float) -> Tensor:
@@ -119,7 +145,6 @@ def rollout(
     propose: Propose,
     sources: list[torch.Generator],
     times: tuple[float, ...],
-    eta: float = 1.0,
     keep: bool = True,
     islands: Islands | None = None,
     hold: Hold | None = None,
@@ -135,7 +160,7 @@ def rollout(
 
     `times` may climb: from a lower to a higher time the state is noised by the Markov kernel.
     log_ratio is NaN where the sampler is not a chain of Gaussian transitions with the prior's
-    variance: eta other than 1, or a state changed outside the kernel.
+    variance: where any move was a leap.
     """
     like = torch.empty(0, device=prior.device)
     z = prior.schedule.sigma(times[0]) * randn(prior.z_shape, sources, like)
@@ -147,33 +172,45 @@ def rollout(
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     last: tuple[float, Tensor] | None = None  # the time and clean estimate before, until a climb
     move: Move | None
+
+    def fresh() -> Tensor:
+        return randn(prior.z_shape, sources, like)
+
     with torch.no_grad():
         for i, (t, s) in enumerate(pairwise(times)):
             past.append(total)
-            eps = randn(prior.z_shape, sources, like)
             if s > t:
                 carry, spread = prior.schedule.forward(t, s)
-                noise = spread * eps
+                noise = spread * fresh()
                 z, last, move = carry * z + noise, None, None
             else:
-                kernel, move = prior.schedule.kernel(t, s, eta), propose(z, t, i)
+                kernel, move = prior.schedule.kernel(t, s), propose(z, t, i)
                 if islands:
-                    assert move.foreseen is not None  # only policies are resampled on the way
+                    assert move.foreseen is not None  # what a sampler of particles gives
+                    if prior.schedule.rho(t) > 1:  # noise still hides what particles share
+                        islands.ancestors = None
                     index, weight = islands.select(total + move.foreseen)
                     total = weight - move.foreseen[index]
                     z, move, last = z[index], move[index], last and (last[0], last[1][index])
-                noise = widen * kernel.variance**0.5 * eps
-                shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift
-                start = z if move.state is None else move.state
-                mean = kernel.mean(start, prior.schedule.led(move.clean, last, t, s)) + shift
-                z, last = mean + noise, (t, move.clean)
-                if hold:
-                    z = hold(z, i + 1)
-                    noise = z - mean
-                if move.state is None and eta == 1.0:
-                    total = total + step_log_ratio(noise, shift, kernel.variance)
+                if move.leap:
+                    z, last = move.leap(fresh), None
+                    noise, total = torch.full_like(z, torch.nan), total + torch.nan
+                elif move.twist:
+                    mean = kernel.mean(z, prior.schedule.led(move.clean, last, t, s))
+                    step, eps = move.twist(mean, kernel.variance), fresh()
+                    noise, last = step.spread(eps), (t, move.clean)
+                    z = step.mean + noise
+                    squares = eps.double().square() - (z - mean).double().square() / kernel.variance
+                    total = total + squares.flatten(1).sum(1) / 2 + step.log_det
                 else:
-                    total = total + torch.nan
+                    noise = widen * kernel.variance**0.5 * fresh()
+                    shift = torch.zeros_like(z) if move.shift is None else kernel.pull * move.shift
+                    mean = kernel.mean(z, prior.schedule.led(move.clean, last, t, s)) + shift
+                    z, last = mean + noise, (t, move.clean)
+                    if hold:
+                        z = hold(z, i + 1)
+                        noise = z - mean
+                    total = total + step_log_ratio(noise, shift, kernel.variance)
             if keep:
                 states.append(z)
                 noises.append(noise)

@@ -38,7 +38,8 @@ BEST = {
 
 def compare(
     baselines: Annotated[
-        str, typer.Option(help="Methods: dps,copaint or dps:zeta=0.5,steps=200,copaint or none.")
+        str,
+        typer.Option(help="Methods: dps,copaint or dps:zeta=0.5,steps=200,copaint or all or none."),
     ] = "dps",
     obs: Annotated[Path | None, typer.Option(help="Observation; default: that of the run.")] = None,
     prior: options.PriorName = None,
@@ -63,8 +64,13 @@ def compare(
     else:
         file, observation = obs, Observation.read(obs)
         opened = run_of(observation.sha256(), prior, runs) if run is None else Run.open(run, runs)
+    left_out: dict[str, str] = {}
     methods = split_methods(baselines)
     posterior = _posterior(opened, observation.sha256(), prior)
+    if methods == ("all",):
+        from invprob.comparison import runnable
+
+        methods, left_out = runnable(observation, posterior.prior_name if posterior else prior)
     if not methods and posterior is None:
         raise typer.BadParameter("nothing to compare: name --baselines, or train a run first")
     console.note(
@@ -79,12 +85,15 @@ def compare(
 
     with console.progress() as progress:
         results = through(observation, prior, methods, posterior, n, seed, progress)
-    facts = {"observation": file, "methods": [{"name": r.name, **r.scores} for r in results]}
+    rows = [{"name": r.name, **r.scores} for r in results]
+    facts = {"observation": file, "methods": rows, "left_out": left_out}
     wrote = write(facts, folder, observation, results)
     if as_json:
         console.document(facts)
         return
     show(results, n)
+    for why in left_out.values():
+        console.say(f"not run: {why}")
     trained = f"sample --n 256 --run {opened.path}" if opened else f"train --obs {file}"
     console.ending(wrote, headline(results), f"invprob {trained}")
 
@@ -125,13 +134,7 @@ def _posterior(run: Run | None, observation_sha256: str, prior: str | None) -> P
         return None
     if run.manifest["observation_sha256"] != observation_sha256:
         raise UnknownName(f"run {run.name} was trained on another observation: leave --obs out")
-    posterior = Posterior.from_pretrained(run.path)
-    if prior and prior.replace("-", "_") != posterior.prior_name.replace("-", "_"):
-        raise UnknownName(
-            f"run {run.name} was trained with the prior {posterior.prior_name}, not {prior}: "
-            "leave --prior out, or give --obs and no --run"
-        )
-    return posterior
+    return Posterior.from_pretrained(run.path, prior=prior)
 
 
 def show(results: list[Result], n: int) -> None:

@@ -24,6 +24,7 @@ FAILED = 4  # exit code under --strict
 
 def diagnose(
     run: options.RunName = None,
+    prior: options.PriorName = None,
     observations: Annotated[int, typer.Option(min=8, help="Observations to simulate.")] = 64,
     n: Annotated[
         int, typer.Option(min=9, help="Samples of each; 19, 39, ... make 90% intervals exact.")
@@ -49,7 +50,7 @@ def diagnose(
     from invprob.posterior import Posterior
 
     own = {name.rpartition(":")[2]: registry.load_function(name) for name in summary or ()}
-    posterior = Posterior.from_pretrained(opened.path)
+    posterior = Posterior.from_pretrained(opened.path, prior=prior)
     options.check_memory(observations * n, posterior.prior.x_shape)
     options.use_threads(threads)
     with console.progress() as progress:

@@ -12,7 +12,15 @@ from invprob_cli import console, options
 FLAGS = {
     "operators": ("linear", "differentiable", "has_svd", "default_prior"),
     "priors": (),
-    "baselines": ("needs_linear", "needs_gradient", "needs_network_gradient"),
+    "baselines": (
+        "needs_linear",
+        "needs_svd",
+        "needs_gaussian",
+        "needs_known_prior",
+        "needs_gradient",
+        "needs_network_gradient",
+        "particles",
+    ),
 }
 PRIOR_FACTS = ("x_shape", "unit", "steps", "licence", "sha256")
 
@@ -92,7 +100,9 @@ def class_constants(base: Path, module: Path) -> dict[str, Any]:
                     found[key] = None
         return found
 
-    return next(filter(None, map(constants, own.values())), {})
+    # a parent in neither file is itself derived from the first class of `base`
+    root = next(filter(None, map(constants, inherited.values())), {})
+    return root | next(filter(None, map(constants, own.values())), {})
 
 
 def _classes(path: Path) -> list[ast.ClassDef]:

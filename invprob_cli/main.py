@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from invprob import __version__
 from invprob_cli import console
 from invprob_cli.benchmark import benchmark
+from invprob_cli.check import check
 from invprob_cli.compare import compare
 from invprob_cli.demo import demo
 from invprob_cli.diagnose import diagnose
@@ -105,7 +106,7 @@ def options(
 
 
 for command in (
-    demo, simulate, inspect, train, sample, compare, diagnose, report, benchmark, evidence,
+    demo, simulate, check, inspect, train, sample, compare, diagnose, report, benchmark, evidence,
     operators, priors, baselines, runs, doctor,
 ):  # fmt: skip
     app.command()(command)

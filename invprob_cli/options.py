@@ -37,7 +37,16 @@ Processes = Annotated[
     typer.Option("--nproc", min=1, help="Processes that share the work, each with its own GPU."),
 ]
 PriorName = Annotated[
-    str | None, typer.Option("--prior", help="Name of a prior, or a local prior folder.")
+    str | None,
+    typer.Option(
+        "--prior",
+        help="Name of a prior, a local prior folder, or file.py:Class or file.py:generator, which "
+        "runs that file (and is named again wherever the run is used).",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
 ]
 
 Config = TypeVar("Config")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def sample(
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     run: options.RunName = None,
+    prior: options.PriorName = None,
     obs: Annotated[
         Path | None,
         typer.Option(help="Another observation for the same policy; default: the run's own."),
@@ -53,7 +54,7 @@ def sample(
     from invprob.observation import Observation
     from invprob.posterior import Posterior
 
-    posterior = Posterior.from_pretrained(opened.path).to(device, precision)
+    posterior = Posterior.from_pretrained(opened.path, prior=prior).to(device, precision)
     options.check_disk(n, posterior.prior.x_shape, file.parent)
     options.use_threads(threads)
     if obs or index:

@@ -22,7 +22,11 @@ NOISE = "noise."  # begins the settings of the noise
 
 def simulate(
     operator: Annotated[
-        str, typer.Option(help="Name of an operator, or file.py:Class (which runs that file).")
+        str,
+        typer.Option(
+            help="Name of an operator, several as blur+inpainting, or file.py:Class (which runs "
+            "that file)."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("obs.h5"),
     prior: options.PriorName = None,
@@ -36,17 +40,15 @@ def simulate(
         Path | None, typer.Option(help="Point spread function (FITS or .npy), cut to fit.")
     ] = None,
     noise: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="FRACTION|NAME",
-            help="Standard deviation of Gaussian noise as a fraction of the peak datum, or "
-            "poisson, poisson_gaussian or student_t, whose parameters are --set noise.KEY=VALUE.",
+            help="Standard deviation of Gaussian noise as a fraction of the peak datum (default: "
+            "the operator's own), or poisson, transmission, poisson_gaussian or student_t, whose "
+            "parameters are --set noise.KEY=VALUE.",
         ),
-    ] = "0.05",
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
     ] = None,
+    size: options.Size = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
@@ -62,24 +64,25 @@ def simulate(
 
     cls = registry.operator_class(operator)
     name = prior or cls.default_prior
-    loaded = _load_prior(name, size)
+    loaded = load_prior(name, size)
     of_noise, of_operator = split_noise(settings)
     instrument = build(cls, loaded.x_shape, of_operator, psf)
     x, own = _fitted(truth, loaded) if truth else (draw_truth(loaded, seed), 0.0)
-    wanted = fraction_or_name(noise)
+    wanted = None if noise is None else fraction_or_name(noise)
     observation = observe(instrument, x, wanted, seed, name, loaded.unit, own, of_noise)
     observation.write(out)
     figure = figures.save(figures.observation_figure(observation), out.with_suffix(".png"))
+    sigma = observation.noise_sigma
     facts = {
         "file": out, "figure": figure, "operator": observation.name, "prior": name,
         "x_shape": instrument.x_shape, "y_shape": instrument.y_shape,
-        "noise": observation.noise_name, "noise_sigma": observation.noise_sigma,
+        "noise": observation.noise_name, "noise_sigma": sigma if isinstance(sigma, float) else None,
         "noise_parameters": obs_file.facts(out)["noise_parameters"], "seed": seed,
     }  # fmt: skip
     if as_json:
         console.document(facts)
         return
-    described = ", ".join(f"{k} {console.cell(v)}" for k, v in observation.noise.config().items())
+    described = ", ".join(f"{k} {_span(v)}" for k, v in observation.noise.config().items())
     shapes = (" x ".join(map(str, shape)) for shape in (instrument.x_shape, instrument.y_shape))
     console.ending(
         [out, figure],
@@ -87,6 +90,13 @@ def simulate(
         f"{observation.noise_name} noise, {described}",
         f"invprob train --operator {operator} --obs {out}",
     )
+
+
+def _span(value: float | NDArray[np.float64]) -> str:
+    """Return a parameter of the noise as text: of a map, its least and largest value."""
+    if isinstance(value, float):
+        return console.cell(value)
+    return f"{console.cell(float(value.min()))} to {console.cell(float(value.max()))}"
 
 
 def fraction_or_name(noise: str) -> float | str:
@@ -158,7 +168,7 @@ def read_psf(path: Path, side: int) -> NDArray[np.float64]:
     return cut
 
 
-def _load_prior(name: str, size: str | None) -> Prior:
+def load_prior(name: str, size: str | None) -> Prior:
     """Return the prior, in the size asked for: N is a vector or a square, by the prior's kind."""
     from invprob import registry
     from operators.errors import UnknownName

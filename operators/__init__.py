@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from operators.base import ForwardOperator, LinearOperator
     from operators.errors import InvprobError, ObservationError
-    from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
+    from operators.noise import (
+        Gaussian,
+        NoiseModel,
+        Poisson,
+        PoissonGaussian,
+        StudentT,
+        Transmission,
+    )
 
 __all__ = [
     "ForwardOperator",
@@ -25,6 +32,7 @@ __all__ = [
     "Poisson",
     "PoissonGaussian",
     "StudentT",
+    "Transmission",
 ]
 
 _HOME = {
@@ -35,6 +43,7 @@ _HOME = {
     "Poisson": "noise",
     "PoissonGaussian": "noise",
     "StudentT": "noise",
+    "Transmission": "noise",
     "InvprobError": "errors",
     "ObservationError": "errors",
 }

@@ -149,6 +149,8 @@ class LinearMap(Map):
         if direct is not None:
             return direct
         root = noise.precision_as(v).sqrt()
+        if isinstance(r2, Tensor) and r2.ndim:  # one per item, as x has dimensions
+            r2 = r2.view(-1, *[1] * len(self.x_shape))
 
         def product(p: Tensor) -> Tensor:
             back = self._apply_adjoint(root * p)

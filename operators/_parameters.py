@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from operators.errors import ObservationError
 
-__all__ = ["array", "choice", "fields", "number", "refuse_keys", "shape"]
+__all__ = ["array", "boolean", "choice", "fields", "number", "refuse_keys", "shape", "whole"]
 
 
 def number(
@@ -47,6 +47,15 @@ def number(
         text = " and ".join(["finite", *wanted])
         raise ObservationError(f"{name} is {result:g}; needed a number that is {text}")
     return result
+
+
+def whole(name: str, value: Any, *, at_least: int, at_most: int | None = None) -> int:
+    """`value` as an int with at_least <= value <= at_most; `ObservationError` otherwise."""
+    most = math.inf if at_most is None else at_most
+    result = number(name, value, at_least=at_least, at_most=most)
+    if result != int(result):
+        raise ObservationError(f"{name} is {result:g}; needed a whole number")
+    return int(result)
 
 
 def shape(name: str, value: Any, ndim: int | None = None) -> tuple[int, ...]:
@@ -91,6 +100,19 @@ def array(name: str, value: Any, ndim: int, *, odd: bool = False) -> npt.NDArray
             f"{name} has shape {result.shape}; needed odd sizes, so that it has a central pixel: "
             "drop or add a row or column, and re-centre it"
         )
+    result.setflags(write=False)
+    return result
+
+
+def boolean(name: str, value: Any, shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """A read-only boolean copy of `value`, of that shape, where it holds 0 and 1 alone."""
+    result = np.array(value)
+    if result.shape != shape or not np.isin(result, (0, 1)).all():
+        raise ObservationError(
+            f"{name} has shape {result.shape} and dtype {result.dtype}; needed a boolean array of "
+            f"shape {shape}, True where a pixel is seen"
+        )
+    result = result.astype(bool)
     result.setflags(write=False)
     return result
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -35,6 +36,8 @@ class ForwardOperator(Map):
     summary: ClassVar[str]
     differentiable: ClassVar[bool] = True
     linear: ClassVar[bool] = False
+    noise_fraction: ClassVar[float] = 0.05  # of the peak datum: what `simulate` adds by default
+    axes: ClassVar[tuple[str, str]] = ("", "")  # of a figure of y, across and up; "": pixels
 
     @classmethod
     @abstractmethod
@@ -45,6 +48,18 @@ class ForwardOperator(Map):
     def data_mask(self) -> Tensor | None:
         """Boolean `(*y_shape)`, True where the data carry no information by construction."""
         return None
+
+    def simulated_sigma(self, x: Tensor, mean: Tensor, fraction: float) -> float | Tensor:
+        """Standard deviation, one number or `(*y_shape)`, of the Gaussian noise of a simulation.
+
+        That is `fraction` of the largest datum of mean = A(x), both batches of one, unless the
+        instrument's noise has a pattern of its own.
+        """
+        return fraction * float(mean.abs().max())
+
+    def picture(self, y: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The part of data `(*y_shape)` that a figure shows: an image, or a line."""
+        return y if y.ndim == 1 else y.reshape(-1, *y.shape[-2:])[0]
 
     def linearise(self, x: Tensor) -> tuple[Tensor, LinearMap]:
         """A(x), `(B, *y_shape)`, and J = dA/dx, which acts on batches of B; detached from x.

@@ -55,15 +55,7 @@ class Inpainting(LinearOperator):
         set_(self, "shape", _parameters.shape("shape", self.shape, ndim=2))
         kinds = ("box", "random", "array")
         if self.keep is not None:
-            keep = np.array(self.keep)
-            if keep.shape != self.shape or not np.isin(keep, (0, 1)).all():
-                raise ObservationError(
-                    f"keep has shape {keep.shape} and dtype {keep.dtype}; needed a boolean array "
-                    f"of shape {self.shape}, True where a pixel is seen"
-                )
-            keep = keep.astype(bool)
-            keep.setflags(write=False)
-            set_(self, "keep", keep)
+            set_(self, "keep", _parameters.boolean("keep", self.keep, self.shape))
             set_(self, "kind", "array")
         elif _parameters.choice("kind", self.kind, kinds) == "array":
             raise ObservationError("kind 'array' needs keep, a boolean array of pixels seen")

@@ -31,15 +31,20 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from operators import _parameters
+from operators._lens_haloes import NFW, Multipole
 from operators._lens_models import EPL, SIE, SIS, LensModel, Shear
 from operators._rays import ray_matrix, ray_positions
 from operators._sparse import SparseMatrix
 from operators.base import LinearOperator
 from operators.errors import ObservationError
 
-__all__ = ["EPL", "SIE", "SIS", "LensModel", "Lensing", "Shear", "gaussian_psf"]
+__all__ = [
+    "EPL", "NFW", "SIE", "SIS", "LensModel", "Lensing", "Multipole", "Shear", "gaussian_psf",
+]  # fmt: skip
 
-MODELS: dict[str, type[LensModel]] = {"SIE": SIE, "SIS": SIS, "EPL": EPL, "Shear": Shear}
+MODELS: dict[str, type[LensModel]] = {
+    model.__name__: model for model in (SIE, SIS, EPL, NFW, Shear, Multipole)
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,7 @@ class Lensing(LinearOperator):
     """
 
     default_prior: ClassVar[str] = "galaxies-64"
-    summary: ClassVar[str] = "strong gravitational lensing with PSF (SIE, SIS, EPL, shear)"
+    summary: ClassVar[str] = "strong gravitational lensing with PSF (SIE, EPL, NFW, shear, others)"
 
     lens: tuple[LensModel, ...]
     image_shape: tuple[int, int] = (64, 64)
@@ -76,10 +81,8 @@ class Lensing(LinearOperator):
             set_(self, name, value)
         if self.psf is not None:
             set_(self, "psf", _parameters.array("psf", self.psf, ndim=2, odd=True))
-        s = _parameters.number("supersampling", self.supersampling, at_least=1, at_most=16)
-        if s != int(s):
-            raise ObservationError(f"supersampling is {s:g}; needed a whole number")
-        set_(self, "supersampling", int(s))
+        s = _parameters.whole("supersampling", self.supersampling, at_least=1, at_most=16)
+        set_(self, "supersampling", s)
 
     @classmethod
     def default(cls, x_shape: tuple[int, ...]) -> Self:

@@ -52,7 +52,7 @@ class ResidualModel:
 
     @classmethod
     def fit(cls, prior: Prior, seed: int) -> ResidualModel:
-        """Measure the model on noised draws of an image prior."""
+        """Return the model measured on noised draws of an image prior."""
         z0 = prior.draw(DRAWS, seed)
         sources = generators(seed + 1, range(DRAWS))
         rows = []
@@ -60,7 +60,8 @@ class ResidualModel:
             with torch.no_grad():
                 eps = randn(prior.z_shape, sources, z0)
                 clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
-            error, image = prior.decode(clean - z0), prior.decode(clean)
+            image = prior.decode(clean)
+            error = image - prior.decode(z0)
             rows.append(_fit(error.cpu() / prior.scale, image.cpu() / prior.scale))
         floor, slope, spectrum = zip(*rows, strict=True)
         return cls(floor, slope, tuple(tuple(row) for row in spectrum))

@@ -2,7 +2,9 @@
 
 A prior is a diffusion process (`Schedule`), a denoiser E[z_0 | z_t] and a decoder z -> x:
 
-    x = scale * U z,   U orthogonal (identity or space-to-depth for pixel priors)
+    pixel        x = scale * U z,   U orthogonal (identity or space-to-depth)
+    latent       x = D(z), and z = E(x), nearly, by an autoencoder
+    outsourced   x = f(z), any generator, with no way back
 
 Model units (z, about unit variance) and physical units (x) meet only in `encode` and `decode`.
 """
@@ -39,11 +41,13 @@ class Prior(ABC):
     """A diffusion prior over images or vectors x."""
 
     summary: ClassVar[str] = ""
+    learned: ClassVar[bool] = False  # its denoiser is an approximation
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]
+    guided_in_x: bool = True  # `encode` takes shifts of x to z; else guidance works in z itself
     steps: int = 40  # default length of the chain
-    scale: float = 1.0  # x per unit z
+    scale: float = 1.0  # x per unit z: the typical size of x, where the decoder is not linear
     unit: str = ""
     bank: Tensor | None = None  # stored draws of the chain, for priors too dear to run often
     device: torch.device = torch.device("cpu")  # of all that inference computes
@@ -74,16 +78,22 @@ class Prior(ABC):
         return self.scale * z
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return z (B, *z_shape) of x (B, *x_shape): the inverse of `decode`."""
+        """Return z (B, *z_shape) of x (B, *x_shape): what undoes `decode`, where anything does."""
         return x / self.scale
 
-    def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
-        """Return Cov(x | z_t = z), which guidance assumes: r2 of r2 I, u -> R u, or bounded.
+    def pull(self, z: Tensor, u: Tensor) -> Tensor:
+        """Return J^T u, (B, *z_shape), of u (B, *x_shape), J the derivative of x = decode(z)."""
+        return self.scale**2 * self.encode(u)
 
-        `clean` is denoise(z, t); u is (B, *x_shape) in physical units. A prior that knows its
-        covariance, or has measured it, says so here; the fallback is isotropic and calibrated.
+    def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
+        """Return the covariance that guidance assumes: r2 of r2 I, u -> R u, or bounded.
+
+        That is Cov(x | z_t = z), u is (B, *x_shape) in physical units; or Cov(z_0 | z_t = z) where
+        guidance works in z. `clean` is denoise(z, t). A prior that knows its covariance, or has
+        measured it, says so here; the fallback is isotropic and calibrated.
         """
-        return self.scale**2 * self.residual_variance(t)
+        unit = self.scale if self.guided_in_x else 1.0
+        return unit**2 * self.residual_variance(t)
 
     @cached_property
     def residuals(self) -> tuple[float, ...]:

@@ -47,6 +47,7 @@ PREDICTIONS: dict[str, Callable[[float, float, float], tuple[float, float, float
     "edm_v": lambda _, sigma, d: _edm(sigma, d, -1.0),
 }
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+ALL_WEIGHTS = f"*/{Path(WEIGHTS).name}"
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,16 @@ class PixelConfig:
     turns: bool = True  # draws turned by right angles and flipped are as likely as they were
     residuals: tuple[float, ...] = ()  # E|z_0 - zhat_0|^2 / d on even times
     residual_model: ResidualModel | None = None
-    sha256: str = ""  # of the weights file
+    sha256: str = ""  # of the weights files, one after another
     version: int = FORMAT_VERSION
+    module: str = "pixel"  # of `priors/`, which reads the folder
 
 
 class Pixel(Prior):
     """A trained image prior over x (H, W) or (C, H, W); states z are (C p^2, H/p, W/p)."""
 
     summary = "diffusion prior on pixels (diffusers UNet2DModel)"
+    learned = True
     chain: Callable[[Pixel], Tensor] | None = None  # draws x for a bank, where none is stored
 
     def __init__(
@@ -179,8 +182,8 @@ class Pixel(Prior):
             clip_sample=False,
         )
         scheduler.save_pretrained(folder / "scheduler")
-        digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-        facts = asdict(self.config) | {"residuals": list(self.residuals), "sha256": digest}
+        facts = asdict(self.config)
+        facts |= {"residuals": list(self.residuals), "sha256": weights_digest(folder)}
         (folder / "invprob.json").write_text(json.dumps(facts, indent=1) + "\n")
         if self.bank is not None:
             save_file({"x": self.bank.half().contiguous()}, folder / "bank.safetensors")
@@ -191,48 +194,52 @@ class Pixel(Prior):
 
         Raises ObservationError naming what is missing, corrupt or of another kind.
         """
+        facts, *network = cls._parts(folder)
+        return cls(network[0], PixelConfig(**facts), *network[1:])
+
+    @staticmethod
+    def _parts(folder: Path) -> tuple[dict[str, Any], Any, *tuple[Any, ...]]:
+        """Return the facts of a folder, and what `__init__` takes besides them."""
         from safetensors.torch import load_file
 
-        own, found = (folder / "invprob.json").exists(), levels(folder)
-        config = _stored(folder) if own else _foreign(folder, found)
-        intact_weights(folder, config.sha256)
+        facts = read_facts(folder) if (folder / "invprob.json").exists() else None
+        found = levels(folder)
+        facts = facts or _foreign(folder, found)
+        if table := facts.get("residual_model"):
+            spectrum = tuple(map(tuple, table["log_spectrum"]))
+            facts["residual_model"] = ResidualModel(
+                tuple(table["floor"]), tuple(table["slope"]), spectrum
+            )
         bank_file = folder / "bank.safetensors"
-        return cls(
-            network_of(folder),
-            config,
-            found.log_rho,
-            found.prediction,
-            load_file(bank_file)["x"] if bank_file.exists() else None,
-            found.timesteps,
-        )
+        bank = load_file(bank_file)["x"] if bank_file.exists() else None
+        network = network_of(folder)
+        return facts, network, found.log_rho, found.prediction, bank, found.timesteps
 
 
-def _stored(folder: Path) -> PixelConfig:
-    """Return what `invprob.json` says of a prior folder."""
+def read_facts(folder: Path) -> dict[str, Any]:
+    """Return what a prior folder's invprob.json says, its weights intact; raises ObservationError.
+
+    Nothing is read before the format's version fits.
+    """
     facts = read_json(folder / "invprob.json")
     if facts.get("version") != FORMAT_VERSION:
         raise ObservationError(
             f"{folder}: prior format version {facts.get('version')}, this program reads "
             f"{FORMAT_VERSION}: install a matching invprob"
         )
-    for key in ("x_shape", "residuals"):
-        facts[key] = tuple(facts[key])
-    if facts["residual_model"]:
-        table = facts["residual_model"]
-        spectrum = tuple(map(tuple, table["log_spectrum"]))
-        facts["residual_model"] = ResidualModel(
-            tuple(table["floor"]), tuple(table["slope"]), spectrum
-        )
-    return PixelConfig(**facts)
+    intact_weights(folder, facts.get("sha256", ""))
+    return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
 
 
-def _foreign(folder: Path, found: Levels) -> PixelConfig:
-    """Return the configuration of a folder that diffusers saved: x are the network's own values."""
-    return PixelConfig(
-        image_shape(folder), scale=1.0, rho_min=math.exp(found.log_rho[0]),
-        rho_max=math.exp(found.log_rho[-1]), kind=found.kind, clip=found.clip,
-        sigma_data=found.sigma_data, turns=False, summary=f"diffusers network {folder.name}",
-    )  # fmt: skip
+def _foreign(folder: Path, found: Levels) -> dict[str, Any]:
+    """Return the facts of a folder that diffusers saved: x are the network's own values."""
+    intact_weights(folder, "")
+    return {
+        "x_shape": image_shape(folder), "scale": 1.0, "turns": False,
+        "rho_min": math.exp(found.log_rho[0]), "rho_max": math.exp(found.log_rho[-1]),
+        "kind": found.kind, "clip": found.clip, "sigma_data": found.sigma_data,
+        "summary": f"diffusers network {folder.name}",
+    }  # fmt: skip
 
 
 def _edm(sigma: float, d: float, sign: float) -> tuple[float, float, float]:
@@ -241,19 +248,26 @@ def _edm(sigma: float, d: float, sign: float) -> tuple[float, float, float]:
     return 1 / total, (d / total) ** 2, sign * sigma * d / total
 
 
-def intact_weights(folder: Path, sha256: str) -> Path:
-    """Return the weights file of a prior folder; raises ObservationError if missing or changed."""
-    weights = folder / WEIGHTS
-    if weights.with_suffix(".bin").exists() and not weights.exists():
+def weights_digest(folder: Path) -> str:
+    """Return the sha256 of a prior folder's weights files, one after another by name."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob(ALL_WEIGHTS)):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def intact_weights(folder: Path, sha256: str) -> None:
+    """Raise ObservationError where the weights of a prior folder are missing or changed."""
+    if not any(folder.glob(ALL_WEIGHTS)):
+        pickle = (folder / WEIGHTS).with_suffix(".bin")
+        if pickle.exists():
+            raise ObservationError(
+                f"{pickle} is a pickle, which can run code: save the model again with "
+                "safe_serialization=True"
+            )
+        raise ObservationError(f"{folder / WEIGHTS} is missing: restore the prior folder")
+    if sha256 and weights_digest(folder) != sha256:
         raise ObservationError(
-            f"{weights.with_suffix('.bin')} is a pickle, which can run code: save the model again "
-            "with safe_serialization=True"
+            f"the weights of {folder} are corrupt: their sha256 differs from the one in "
+            "invprob.json; restore the prior folder"
         )
-    if not weights.exists():
-        raise ObservationError(f"{weights} is missing: restore the prior folder")
-    if sha256 and hashlib.sha256(weights.read_bytes()).hexdigest() != sha256:
-        raise ObservationError(
-            f"{weights} is corrupt: its sha256 differs from the one in invprob.json; "
-            "restore the prior folder"
-        )
-    return weights

@@ -229,6 +229,29 @@ def test_shift_of_an_item_does_not_depend_on_its_batch_mates() -> None:
     assert potential[2].isnan(), "broken data must show"
 
 
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize(
+    ("operator", "noise"),
+    [(Linear(np.random.default_rng(0).normal(size=(4, 6))), Gaussian(0.3)),
+     (Pointwise(np.random.default_rng(0).normal(size=(4, 6)), torch.sin), StudentT(5.0, 0.3))],
+    ids=["linear", "not linear"],
+)  # fmt: skip
+def test_pull_is_the_gradient_of_the_potential(
+    operator: ForwardOperator, noise: NoiseModel, bounded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a minimum over u, whose own change does not count: exact once it has been reached."""
+    for name, value in {"CG_TOLERANCE": 1e-10, "GN_STEPS": 60, "GN_GAIN": 0.0}.items():
+        monkeypatch.setattr(module, name, value)
+    root = np.random.default_rng(1).normal(size=(6, 6))
+    spread = torch.from_numpy(root @ root.T / 6 + 0.1 * np.eye(6))
+    covariance = Bounded(lambda u: u @ spread, 0.8) if bounded else lambda u: u @ spread
+    likelihood = Likelihood(operator, noise, 0.3 * normal(2, 4))
+    x, step = 0.3 * normal(2, 6, seed=3), normal(2, 6, seed=4)
+    pull, _ = likelihood.pull(x, covariance)
+    up, down = (likelihood.pull(x + h * step, covariance)[1] for h in (1e-4, -1e-4))
+    torch.testing.assert_close((up - down) / 2e-4, (pull * step).sum(1), rtol=1e-4, atol=1e-5)
+
+
 def test_an_operator_without_gradient_is_refused() -> None:
     class Opaque(Pointwise):
         differentiable = False

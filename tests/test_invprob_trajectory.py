@@ -133,10 +133,14 @@ def test_samplers_without_a_density_say_so() -> None:
     def still(z: torch.Tensor, t: float, i: int) -> Move:
         return Move(prior.denoise(z, t))
 
+    def leaping(z: torch.Tensor, t: float, i: int) -> Move:
+        return Move(prior.denoise(z, t), leap=lambda noise: noise() if i == 2 else z)
+
     grid = prior.schedule.grid(6)
-    assert torch.isnan(
-        rollout(prior, still, generators(0, range(2)), grid, eta=0.0).log_ratio
-    ).all()
+    path = rollout(prior, leaping, generators(0, range(2)), grid)
+    assert torch.isnan(path.log_ratio).all()
+    assert torch.equal(path.states[2], path.states[0])
+    assert torch.equal(path.final, prior.denoise(path.states[3], 0.0))
     up = (*grid[:3], grid[1], *grid[2:])
     path = rollout(prior, still, generators(0, range(2)), up)
     assert torch.isfinite(path.log_ratio).all() and len(path.states) == len(up)

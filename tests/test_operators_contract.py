@@ -22,18 +22,29 @@ from operators._compiled import compiled
 from operators._conjugate_gradients import conjugate_gradients
 from operators._sparse import SparseMatrix
 from operators.base import ForwardOperator, LinearOperator
+from operators.black_hole import BlackHole
 from operators.blur import Blur
+from operators.born_scattering import BornScattering
+from operators.burgers import Burgers
 from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, UnknownName
+from operators.full_waveform import FullWaveform
+from operators.hdr import HDR
 from operators.inpainting import Inpainting
+from operators.inverse_scattering import InverseScattering
 from operators.lensing import EPL, SIE, SIS, Lensing, Shear
 from operators.linear import Linear
+from operators.mri import MRI
+from operators.navier_stokes import NavierStokes
 from operators.noise import Gaussian
 from operators.phase_retrieval import PhaseRetrieval
+from operators.super_resolution import SuperResolution
+from operators.tomography import Tomography
 
 RNG = np.random.default_rng(5)
 KERNEL = RNG.random((3, 5))
 LENS = (SIE(0.5, 0.7, 0.4, 0.02, -0.03, 0.01), EPL(0.2, 0.9, 1.0, 2.1), Shear(0.03, -0.04))
+STATIONS = 6.4e6 * np.array([[1, 0.1, 0], [0.9, 0, 0.4], [0.9, -0.4, 0], [0.7, 0.5, 0.5]])
 SMALL = {"image_shape": (9, 8), "pixel_scale": 0.15, "source_shape": (6, 7)}
 
 INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
@@ -56,6 +67,36 @@ INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
         lambda: Lensing((SIS(0.4),), (8, 8), 0.15, (6, 6), 0.1, None, 3),
     ],
     "phase_retrieval": [lambda: PhaseRetrieval((6, 5)), lambda: PhaseRetrieval((4, 7), 1.3)],
+    "super_resolution": [
+        lambda: SuperResolution((6, 8), 2),
+        lambda: SuperResolution((6, 9), 3, "bicubic"),
+    ],
+    "tomography": [
+        lambda: Tomography((6, 5), views=4, spacing=1.3),
+        lambda: Tomography((5, 7), "fan", views=3, detectors=8, pixel_size=0.5),
+    ],
+    "mri": [
+        lambda: MRI((6, 5), coils=2, acceleration=2),
+        lambda: MRI((4, 5, 2), sampled=np.arange(20).reshape(4, 5) % 3 > 0),
+        lambda: MRI((5, 4), sensitivities=RNG.standard_normal((3, 5, 4, 2))),
+    ],
+    "born_scattering": [lambda: BornScattering((5, 4), 2, 3)],
+    "inverse_scattering": [
+        lambda: InverseScattering((4, 5), 2, 3, pixel_size=1.0, contrast=0.3),
+    ],
+    "black_hole": [
+        lambda: BlackHole((5, 4), times=2, floor=0.1),
+        lambda: BlackHole((4, 4), stations=STATIONS, first_hour=-1, last_hour=1, times=1, floor=1),
+    ],
+    "burgers": [lambda: Burgers(8), lambda: Burgers(6, 0.02, 0.5, 3, steps=4)],
+    "navier_stokes": [
+        lambda: NavierStokes((6, 8)),
+        lambda: NavierStokes((6, 6), 50.0, 0.0, 0.5, 3, steps=5),
+    ],
+    "full_waveform": [
+        lambda: FullWaveform((5, 4), duration=0.2, samples=4, shots=2, receivers=3, absorbing=2),
+    ],
+    "hdr": [lambda: HDR((6, 5)), lambda: HDR((5, 5), 0.8, "clip", psf=KERNEL)],
 }
 BAD: dict[str, list[dict[str, Any]]] = {
     "denoising": [{"shape": (0, 3)}, {"shape": 3}, {"shape": (2.5,)}],
@@ -83,6 +124,9 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"lens": ()},
         {"lens": "[{]"},
         {"lens": [{"model": "NFW"}]},
+        {"lens": [{"model": "NFW", "Rs": 0.0, "alpha_Rs": 1.0}]},
+        {"lens": [{"model": "Multipole", "m": 1, "a_m": 0.1, "phi_m": 0.0}]},
+        {"lens": [{"model": "Multipole", "m": 2.5, "a_m": 0.1, "phi_m": 0.0}]},
         {"lens": [{"model": "SIS", "theta": 1.0}]},
         {"lens": LENS, "pixel_scale": 0},
         {"lens": LENS, "source_pixel_scale": math.inf},
@@ -98,12 +142,93 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"shape": (4, 4), "oversampling": math.nan},
         {"shape": (4, 4), "oversampling": 100},
     ],
+    "super_resolution": [
+        {"shape": (4,)},
+        {"shape": (6, 6), "factor": 4},
+        {"shape": (6, 6), "factor": 1.5},
+        {"shape": (6, 6), "factor": 2, "kind": "nearest"},
+    ],
+    "tomography": [
+        {"shape": (4, 4), "beam": "cone"},
+        {"shape": (4, 4), "views": 0},
+        {"shape": (4, 4), "angles": [0.0, math.nan]},
+        {"shape": (4, 4), "pixel_size": -1},
+        {"shape": (4, 4), "detectors": 2.5},
+        {"shape": (4, 4), "beam": "fan", "source_distance": 2.0},
+    ],
+    "mri": [
+        {"shape": (4,)},
+        {"shape": (4, 4, 3)},
+        {"shape": (4, 4), "coils": 0},
+        {"shape": (4, 4), "acceleration": 0.5},
+        {"shape": (4, 4), "sampled": np.zeros((4, 4), dtype=bool)},
+        {"shape": (4, 4), "sampled": np.ones((3, 4), dtype=bool)},
+        {"shape": (4, 4), "sensitivities": np.ones((2, 4, 5, 2))},
+    ],
+    **{
+        name: [
+            {"shape": (4,)},
+            {"shape": (4, 4), "transmitters": 0},
+            {"shape": (4, 4), "receivers": 1.5},
+            {"shape": (4, 4), "wavelength": math.nan},
+            {"shape": (4, 4), "pixel_size": 1.0, "radius": 2.0},
+            {"shape": (4, 4), "contrast": 0},
+        ]
+        for name in ("born_scattering", "inverse_scattering")
+    },
+    "black_hole": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "field_of_view": -1},
+        {"shape": (4, 4), "declination": 91},
+        {"shape": (4, 4), "declination": -80},
+        {"shape": (4, 4), "last_hour": 0.0},
+        {"shape": (4, 4), "stations": STATIONS[:, :2]},
+        {"shape": (4, 4), "stations": STATIONS[:3]},
+        {"shape": (4, 4), "sefd": [1.0, 2.0]},
+    ],
+    "burgers": [
+        {"points": 7},
+        {"points": 8, "subsampling": 3},
+        {"points": 8, "viscosity": 0},
+        {"points": 8, "duration": math.inf},
+        {"points": 8, "steps": 0},
+    ],
+    "navier_stokes": [
+        {"shape": (4,)},
+        {"shape": (6, 5)},
+        {"shape": (6, 6), "subsampling": 4},
+        {"shape": (6, 6), "reynolds": 0},
+        {"shape": (6, 6), "forcing": math.nan},
+        {"shape": (6, 6), "steps": 2.5},
+    ],
+    "full_waveform": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "slowest": 5.0},
+        {"shape": (4, 4), "pixel_size": 50.0},
+        {"shape": (4, 4), "frequency": -1},
+        {"shape": (4, 4), "depth": 4},
+        {"shape": (4, 4), "shots": 0},
+        {"shape": (4, 4), "duration": math.nan},
+    ],
+    "hdr": [
+        {"shape": (4,)},
+        {"shape": (4, 4), "full_well": 0},
+        {"shape": (4, 4), "kind": "hard"},
+        {"shape": (4, 4), "fwhm": math.nan},
+        {"shape": (4, 4), "psf": np.ones((2, 3))},
+    ],
 }
 
 CASES = [
     pytest.param(make, id=f"{name}-{i}")
     for name, makers in INSTANCES.items()
     for i, make in enumerate(makers)
+] + [
+    pytest.param(
+        lambda name=name: registry.operator_class(name).default((8, 6)),  # type: ignore[misc]
+        id=name,
+    )
+    for name in ("blur+inpainting", "blur+super_resolution+hdr")
 ]
 every_operator = pytest.mark.parametrize("make", CASES)
 
@@ -346,7 +471,7 @@ def test_config_round_trip(make: Callable[[], ForwardOperator]) -> None:
 @pytest.mark.parametrize("name", sorted(INSTANCES))
 def test_default_and_class_facts(name: str) -> None:
     cls = registry.operator_class(name)
-    shape = (12,) if name == "linear" else (12, 12)
+    shape = (12,) if name in ("linear", "burgers") else (12, 12)
     a = cls.default(shape)
     assert a.x_shape == shape
     assert a(draw(shape, 1)).isfinite().all()
@@ -362,6 +487,27 @@ def test_default_and_class_facts(name: str) -> None:
 def test_bad_parameters_are_refused(name: str, config: dict[str, Any]) -> None:
     with pytest.raises(ObservationError):
         registry.operator_class(name).from_config(config)
+
+
+def test_parts_of_a_composition_must_fit() -> None:
+    cls = registry.operator_class("blur+inpainting")
+    assert cls is registry.operator_class("blur+inpainting") and cls.linear
+    assert registry.name_of(cls) == "blur+inpainting"
+    with pytest.raises(ObservationError, match="takes"):
+        cls.from_config({"parts": [{"shape": (4, 4)}, {"shape": (4, 5)}]})
+    with pytest.raises(ObservationError, match="needed 2"):
+        cls.from_config({"parts": [{"shape": (4, 4)}]})
+    with pytest.raises(ObservationError, match="did you mean 'fwhm'"):
+        cls.from_config({"parts": [{"shape": (4, 4), "fwmh": 1}, {"shape": (4, 4)}]})
+    with pytest.raises(ObservationError, match="needed Inpainting"):
+        cls.from_config({"parts": [Blur((4, 4)), Blur((4, 4))]})
+    with pytest.raises(UnknownName, match="did you mean 'inpainting'"):
+        registry.operator_class("blur+inpaintin")
+    blur, inpainting = Blur((4, 4), fwhm=2), Inpainting((4, 4))
+    x = draw((4, 4), 2)
+    a = cls.from_config({"parts": [blur, inpainting.config()]})
+    torch.testing.assert_close(a(x), inpainting(blur(x)), rtol=0, atol=0)
+    assert torch.equal(a.data_mask, inpainting.data_mask)  # type: ignore[arg-type]
 
 
 def test_misspelt_and_missing_keys_are_named() -> None:

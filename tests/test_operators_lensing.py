@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,17 @@ from operators import _lens_conventions as conventions
 from operators._lens_kernels import epl_terms
 from operators._rays import ray_positions
 from operators.errors import ObservationError
-from operators.lensing import EPL, SIE, SIS, Lensing, LensModel, Shear, gaussian_psf
+from operators.lensing import (
+    EPL,
+    NFW,
+    SIE,
+    SIS,
+    Lensing,
+    LensModel,
+    Multipole,
+    Shear,
+    gaussian_psf,
+)
 
 X = np.array([1.3, -0.4, 0.02, 2.1, -1.7])
 Y = np.array([0.2, 0.9, -0.01, -1.6, -0.3])
@@ -40,6 +51,17 @@ MODELS: dict[str, tuple[LensModel, str, dict[str, float]]] = {
         {"theta_E": 0.9, "q": 0.85, "phi": -0.4, "gamma": 1.7, **CENTRE},
     ),
     "shear": (Shear(0.03, -0.05), "SHEAR", {"gamma1": 0.03, "gamma2": -0.05}),
+    "NFW": (NFW(0.8, 0.7, **AT), "NFW", {"Rs": 0.8, "alpha_Rs": 0.7, **CENTRE}),
+    "multipole 3": (
+        Multipole(3, -0.04, -0.2, **AT),
+        "MULTIPOLE",
+        {"m": 3, "a_m": -0.04, "phi_m": -0.2, **CENTRE},
+    ),
+    "multipole 4": (
+        Multipole(4, 0.05, 0.3, **AT),
+        "MULTIPOLE",
+        {"m": 4, "a_m": 0.05, "phi_m": 0.3, **CENTRE},
+    ),
 }
 DEFLECTIONS = {
     "SIS": [
@@ -65,6 +87,18 @@ DEFLECTIONS = {
     "shear": [
         [0.029, -0.057, 0.0011, 0.143, -0.036],
         [-0.071, -0.007, -0.0007, -0.057, 0.094],
+    ],
+    "NFW": [
+        [0.69293583776, -0.30853121505, -0.14104793163, 0.49817168509, -0.6717352037],
+        [0.12750019415, 0.63763117777, 0.094031954422, -0.38152660761, -0.10363914571],
+    ],
+    "multipole 3": [
+        [0.0045001916716, 0.0030017116828, 0.0092875716865, 0.009747676275, 0.0044134861039],
+        [-0.013067565685, 0.0066083258042, 0.010364908829, 0.011012936834, -0.012553548637],
+    ],
+    "multipole 4": [
+        [-0.0018223017728, -0.0056069816317, -0.0054941224847, 0.0071212768002, 0.0016144314533],
+        [-0.0065010234999, -0.0057637716598, -0.0027309746341, 0.0050105617026, 0.0077290329503],
     ],
 }
 # every 5th row from the 4th, every 6th column from the 3rd, and the sum of the whole image
@@ -146,6 +180,22 @@ def test_stored_deflections_are_lenstronomys(name: str) -> None:
     _, theirs, parameters = MODELS[name]
     found = lenstronomy_deflection(theirs, parameters)
     np.testing.assert_allclose(found, DEFLECTIONS[name], rtol=0, atol=1e-10)
+
+
+def test_haloes_are_smooth_where_their_formula_is_not() -> None:
+    x = np.concatenate([10.0 ** np.arange(-9, 2), 1e-2 * (1 + 1e-9 * np.arange(-1, 2))])
+    x = np.concatenate([x, 1 + np.array([-1e-2, -1e-5, -1e-12, 0, 1e-12, 1e-5, 1e-2]) / 2])
+    with mpmath.workdps(60):  # the formula, to so many digits that nothing cancels
+        exact = [
+            mpmath.re(mpmath.log(v / 2) + mpmath.acosh(1 / v) / mpmath.sqrt(1 - v**2)) / v
+            if v != 1
+            else 1 + mpmath.log(mpmath.mpf(1) / 2)
+            for v in map(mpmath.mpf, x)
+        ]
+        exact = [float(v / (1 + mpmath.log(mpmath.mpf(1) / 2))) for v in exact]
+    found = NFW(2.0, 0.3).deflection(2 * x, 0 * x)[0] / 0.3
+    np.testing.assert_allclose(found, exact, rtol=1e-10)
+    assert NFW(2.0, 0.3).deflection(0, 0) == Multipole(3, 0.1, 0.2).deflection(0, 0) == (0, 0)
 
 
 def test_lenses_add() -> None:

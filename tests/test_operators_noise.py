@@ -12,7 +12,14 @@ import scipy.stats
 import torch
 
 from operators.errors import ObservationError
-from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
+from operators.noise import (
+    Gaussian,
+    NoiseModel,
+    Poisson,
+    PoissonGaussian,
+    StudentT,
+    Transmission,
+)
 
 # scipy's law of y given the mean, for numpy arrays, beside each model
 Law = Callable[[Any], Any]
@@ -23,6 +30,10 @@ MODELS: dict[str, tuple[NoiseModel, Law]] = {
     "poisson_gaussian": (
         PoissonGaussian(0.3, 0.2),
         lambda m: scipy.stats.norm(m, np.sqrt(0.3 * np.maximum(m, 0) + 0.04)),
+    ),
+    "transmission": (
+        Transmission(40.0, 0.5),
+        lambda m: scipy.stats.poisson(40 * np.exp(-m) + 0.5),
     ),
     "student_t": (StudentT(3.0, 0.4), lambda m: scipy.stats.t(3.0, m, 0.4)),
     "cauchy": (StudentT(1.0, 0.4), lambda m: scipy.stats.cauchy(m, 0.4)),

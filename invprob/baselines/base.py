@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invprob.likelihood import Likelihood
-from invprob.trajectory import Propose
+from invprob.trajectory import Noise, Propose
+from operators.base import ForwardOperator
+from operators.noise import Gaussian, NoiseModel
 from priors.base import Prior
 
 
@@ -18,9 +21,12 @@ class Baseline(ABC):
 
     summary: ClassVar[str]
     needs_linear: ClassVar[bool] = False
+    needs_svd: ClassVar[bool] = False  # of a linear operator, and noise of one sigma
+    needs_gaussian: ClassVar[bool] = False  # noise
+    needs_known_prior: ClassVar[bool] = False  # its score in closed form
     needs_gradient: ClassVar[bool] = True  # through the operator
     needs_network_gradient: ClassVar[bool] = True
-    eta: ClassVar[float] = 1.0  # 1: ancestral kernel, 0: deterministic DDIM step
+    particles: ClassVar[bool] = False  # of SMC, resampled on the way; else independent samples
     steps: int
 
     @abstractmethod
@@ -31,10 +37,89 @@ class Baseline(ABC):
         """Return the times the chain visits, 1 first and 0 last."""
         return prior.schedule.grid(self.steps)
 
+    def lacks(self, prior: Prior, operator: ForwardOperator, noise: NoiseModel) -> str | None:
+        """Return what the method needs and a problem does not have, None where it can run."""
+        kind = type(operator).__name__
+        if self.needs_known_prior and prior.learned:
+            return "needs a prior known in closed form, this one is learned"
+        if self.needs_linear and not operator.linear:
+            return f"needs a linear operator, {kind} is not"
+        if self.needs_gradient and not operator.differentiable:
+            return f"needs a gradient, {kind} has none"
+        if self.needs_gaussian and not isinstance(noise, Gaussian):
+            return f"needs Gaussian noise, this is {type(noise).__name__}"
+        if self.needs_svd and not getattr(operator, "has_svd", False):
+            return f"needs a singular value decomposition, {kind} has no cheap one"
+        if self.needs_svd and common_sigma(operator, noise) is None:
+            return "needs noise of one sigma on all that the operator sees, this has a map or mask"
+        return None
+
+
+def common_sigma(operator: ForwardOperator, noise: NoiseModel) -> float | None:
+    """Return the sigma of Gaussian noise where it is one, and no datum is masked but by `operator`.
+
+    None otherwise.
+    """
+    if not isinstance(noise, Gaussian):
+        return None
+    unseen = operator.data_mask
+    kept = noise.kept(operator.y_shape)
+    if bool((~kept if unseen is None else ~kept & ~unseen).any()):
+        return None
+    sigma = torch.as_tensor(noise.sigma).expand(operator.y_shape)[kept]
+    return float(sigma[0]) if bool((sigma == sigma[0]).all()) else None
+
 
 def misfit(prior: Prior, likelihood: Likelihood, clean: Tensor) -> Tensor:
-    """Return |y - E[y | x]|^2 per item, (B,), over unmasked data, in the prior's model units."""
-    mean = likelihood.noise.expected(likelihood.operator(prior.decode(clean)))
-    residual = (likelihood.y - mean) / prior.scale
+    """Return |y - A x|^2 per item, (B,), over unmasked data, in the prior's model units.
+
+    Where y is not in the unit of A x, as counts are not, the mean that is likeliest stands for it.
+    """
+    mean = likelihood.operator(prior.decode(clean))
+    residual = (likelihood.noise.likeliest(likelihood.y) - mean) / prior.scale
     kept = likelihood.noise.kept(likelihood.operator.y_shape).to(residual.device)
     return torch.where(kept, residual, 0.0).square().flatten(1).sum(1)
+
+
+def misfit_slope(
+    prior: Prior, likelihood: Likelihood, z: Tensor, t: float
+) -> tuple[Tensor, Tensor]:
+    """Return zhat_0(z_t) and the gradient in z_t of |y - A x(zhat_0)|, (B, *z_shape) each."""
+    with torch.enable_grad():
+        leaf = z.detach().requires_grad_()
+        clean = prior.denoise(leaf, t)
+        norm = misfit(prior, likelihood, clean).sqrt()
+        (gradient,) = torch.autograd.grad(norm.sum(), leaf)
+    return clean.detach(), gradient
+
+
+def flowed(
+    prior: Prior, z: Tensor, t: float, evaluations: int, noise: Noise | None = None
+) -> Tensor:
+    """Return z_0 (B, *z_shape) by so many network evaluations from z_t, on the grid below t.
+
+    A draw of the reverse chain where `noise` is given, else the end of the probability flow by DDIM
+    (Song et al. 2021, arXiv 2010.02502).
+    """
+    if evaluations > 1:
+        for u, v in pairwise(t * w for w in prior.schedule.grid(evaluations)):
+            kernel = prior.schedule.kernel(u, v, eta=1.0 if noise else 0.0)
+            z = kernel.mean(z, prior.denoise(z, u))
+            if noise:
+                z = z + kernel.variance**0.5 * noise()
+        t = 0.0
+    return prior.denoise(z, t)
+
+
+def time_travel(grid: tuple[float, ...], jump: int, walks: int) -> tuple[float, ...]:
+    """Return the times of a grid, every block of `jump` of them walked `walks` times."""
+    path = [grid[0]]
+    for start in range(0, len(grid) - 1, jump):
+        block = grid[start + 1 : start + 1 + jump]
+        path += [*block, *(walks - 1) * (grid[start], *block)]
+    return tuple(path)
+
+
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value per item, (B,), shaped to multiply `like` (B, ...)."""
+    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, misfit
+from invprob.baselines.base import Baseline, misfit, time_travel
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
 from priors.base import Prior
@@ -28,7 +28,6 @@ class CoPaint(Baseline):
     """CoPaint with `gradient_steps` G per level and jumps of `jump` levels (0: no time travel)."""
 
     summary = "optimises each state to fit the data, then steps deterministically; time travel"
-    eta = 0.0
     steps: int = 100
     gradient_steps: int = 2
     rate: float = 0.02
@@ -41,16 +40,11 @@ class CoPaint(Baseline):
     def times(self, prior: Prior) -> tuple[float, ...]:
         """Return the grid, every block of `jump` levels walked twice."""
         grid = prior.schedule.grid(self.steps)
-        if not self.jump:
-            return grid
-        path = [grid[0]]
-        for start in range(0, self.steps - 1, self.jump):
-            block = grid[start + 1 : start + 1 + self.jump]
-            path += [*block, grid[start], *block]
-        return tuple(path)
+        return time_travel(grid, self.jump, 2) if self.jump else grid
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return CoPaint as the sampler of one likelihood."""
+        times = self.times(prior)
 
         def objective(z: Tensor, start: Tensor, t: float, penalty: float) -> Tensor:
             move = (z - start).square().flatten(1).sum(1)
@@ -77,6 +71,7 @@ class CoPaint(Baseline):
                     rate = torch.where(worse, rate / 2, rate)
                 z = z - torch.where(worse, 0.0, rate).view(shape) * gradient
             clean = prior.denoise(z, t)
-            return Move(clean, state=z)
+            step = prior.schedule.kernel(t, times[i + 1], eta=0.0).mean(z, clean)
+            return Move(clean, leap=lambda noise: step)
 
         return move

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, misfit
+from invprob.baselines.base import Baseline, misfit_slope
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
 from priors.base import Prior
@@ -29,16 +28,11 @@ class DPS(Baseline):
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return DPS as the sampler of one likelihood."""
-
         times = self.times(prior)
 
         def move(z: Tensor, t: float, i: int) -> Move:
-            with torch.enable_grad():
-                leaf = z.detach().requires_grad_()
-                clean = prior.denoise(leaf, t)
-                norm = misfit(prior, likelihood, clean).sqrt()
-                (gradient,) = torch.autograd.grad(norm.sum(), leaf)
+            clean, slope = misfit_slope(prior, likelihood, z, t)
             pull = prior.schedule.kernel(t, times[i + 1]).pull
-            return Move(clean.detach(), -self.zeta * gradient / pull)
+            return Move(clean, -self.zeta * slope / pull)
 
         return move

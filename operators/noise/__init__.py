@@ -8,5 +8,6 @@ from operators.noise.gaussian import Gaussian
 from operators.noise.poisson import Poisson
 from operators.noise.poisson_gaussian import PoissonGaussian
 from operators.noise.student_t import StudentT
+from operators.noise.transmission import Transmission
 
-__all__ = ["Gaussian", "NoiseModel", "Poisson", "PoissonGaussian", "StudentT"]
+__all__ = ["Gaussian", "NoiseModel", "Poisson", "PoissonGaussian", "StudentT", "Transmission"]

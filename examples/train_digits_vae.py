@@ -1,0 +1,88 @@
+"""Train the shipped prior `digits-32-vae`, noise under the decoder of a variational autoencoder.
+
+    python examples/train_digits_vae.py --out priors/weights/digits-32-vae [--device cuda]
+
+It draws x = D(z), z ~ N(0, I), so its posteriors are those of noise (`priors/outsourced.py`).
+Everything follows from the seed. `--share` takes that part of pool and steps: a trial.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from train_galaxies_latent import table
+
+from invprob.prior_data import split
+from invprob.prior_quality import sheet
+from priors._autoencoder import Autoencoder
+from priors._autoencoder_training import AutoencoderTraining, train_autoencoder
+from priors.outsourced import Outsourced
+from priors.simulators import digits
+
+SIZE, PATCH, CODE = 32, 4, 2  # px; side of the decoder's blocks; channels of the code, 4x4 each
+POOL, HELD_OUT, SEED = 65_536, 2_048, 1
+# blurs more than the codes of a diffusion may: N(0, I) must hold them all
+TRAINING = AutoencoderTraining(steps=8_000, tolerance=0.3, turns=False)
+
+
+def coder() -> AutoencoderKL:
+    """Return the untrained autoencoder: 32 numbers a digit, seen whole by attention."""
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        in_channels=PATCH**2,
+        out_channels=PATCH**2,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        latent_channels=CODE,
+        norm_num_groups=8,
+        sample_size=SIZE // PATCH,
+        scaling_factor=1.0,
+    )
+
+
+def main() -> None:
+    """Train, measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="prior folder to write")
+    parser.add_argument("--device", default="cpu", help="of the training")
+    parser.add_argument("--share", type=float, default=1.0, help="of pool and steps: a trial")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    share = arguments.share
+    count, few = round(share * POOL), round(share * HELD_OUT)
+    images = split("digits", SIZE, count, few, SEED, os.cpu_count() or 1)
+    scale = float(np.sqrt(np.square(images.train, dtype=np.float64).mean()))
+    autoencoder = Autoencoder(coder(), scale, PATCH)
+    config = replace(TRAINING, steps=round(share * TRAINING.steps), device=arguments.device)
+    for step, error, nats in train_autoencoder(autoencoder, images.train, config):
+        print(f"step {step}: rms error {error:.4f}, KL {nats:.1f}", flush=True)
+    z_shape = autoencoder.cpu().z_shape((SIZE, SIZE))
+    prior = Outsourced(autoencoder, z_shape, unit=digits.unit)
+    prior.save(arguments.out, "digits 0 to 9 of 32x32 px: noise under the decoder of a VAE")
+    prior = Outsourced.load(arguments.out)
+    drawn = prior.decode(prior.draw(few, seed=0)).numpy()
+    sheet(drawn, images.held_out, arguments.out / "samples.png")
+    lines = [
+        "# digits-32-vae\n",
+        f"Digits 0 to 9 as ink from 0 to 1, {SIZE}x{SIZE} pixels: {int(np.prod(z_shape))} standard",
+        "normal numbers under the decoder of a variational autoencoder, trained on the simulated",
+        f"digits of `priors/simulators/digits.py` by {TRAINING.steps} steps of {TRAINING.batch}",
+        "images. Made, with every figure here, by\n",
+        "    python examples/train_digits_vae.py --device cuda \\",
+        "        --out priors/weights/digits-32-vae\n",
+        *table(autoencoder, drawn, images.held_out),
+    ]
+    (arguments.out / "README.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

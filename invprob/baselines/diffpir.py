@@ -1,0 +1,52 @@
+"""Denoising diffusion for plug-and-play restoration (Zhu et al. 2023, arXiv 2305.08995, alg. 1).
+
+    z~_0  = argmin_u [ -log p(y | x(u)) + lambda |u - zhat_0|^2 / (2 rho_t^2) ]
+    eps^  = (z_t - alpha_t z~_0) / sigma_t
+    z_s   = alpha_s z~_0 + sigma_s ( (1 - zeta)^1/2 eps^ + zeta^1/2 eps )
+
+The proximal step is in closed form for linear operators and Gaussian noise, else by Gauss-Newton
+steps (`Likelihood.guidance`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from invprob.baselines.base import Baseline
+from invprob.likelihood import Likelihood
+from invprob.trajectory import Move, Noise, Propose
+from priors.base import Prior
+
+
+@dataclass(frozen=True)
+class DiffPIR(Baseline):
+    """DiffPIR with weight `strength` (lambda) of the denoiser and share `zeta` of fresh noise."""
+
+    summary = "denoised estimate, proximal step to the data, noise again"
+    needs_network_gradient = False
+    steps: int = 100
+    strength: float = 7.0
+    zeta: float = 0.1
+
+    def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
+        """Return DiffPIR as the sampler of one likelihood."""
+        times, schedule = self.times(prior), prior.schedule
+
+        def move(z: Tensor, t: float, i: int) -> Move:
+            clean = prior.denoise(z, t)
+            x = prior.decode(clean)
+            variance = (prior.scale * schedule.rho(t)) ** 2 / self.strength
+            delta, _, _ = likelihood.guidance(x, variance)
+            fitted = prior.encode(x + delta)
+            old = (z - schedule.alpha(t) * fitted) / schedule.sigma(t)
+            s = times[i + 1]
+
+            def leap(noise: Noise) -> Tensor:
+                eps = (1 - self.zeta) ** 0.5 * old + self.zeta**0.5 * noise()
+                return schedule.noise(fitted, s, eps)
+
+            return Move(clean, leap=leap)
+
+        return move

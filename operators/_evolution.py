@@ -1,0 +1,96 @@
+"""Equations in time: stepping with gradients of bounded memory, and a scheme for stiff ones.
+
+    du/dt = -D u + N(u),    D >= 0 diagonal and stiff, N smooth
+    v    = [ (1 - h D / 2) u + h N(u) ] / (1 + h D / 2)
+    u(h) = [ (1 - h D / 2) u + h (N(u) + N(v)) / 2 ] / (1 + h D / 2)
+
+Crank & Nicolson 1947, doi:10.1017/S0305004100023197, for D and Heun's method for N: second order.
+
+A gradient needs the states in reverse. Only one in every sqrt(steps) is kept and those between are
+computed again, so memory grows as sqrt(steps) and the forward cost is paid twice (Griewank 1992,
+doi:10.1080/10556789208805505; Chen et al. 2016, arXiv:1604.06174).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from operators.errors import NumericalError
+
+__all__ = ["evolve", "heun", "in_groups", "steps_needed"]
+
+State = tuple[Tensor, ...]
+MOST_STEPS = 2**14
+
+
+def evolve(
+    step: Callable[[int, State], State],
+    state: State,
+    steps: int,
+    record: Callable[[State], Tensor] | None = None,
+    every: int = 1,
+) -> tuple[State, list[Tensor]]:
+    """The state after `steps` steps, and `record` of the state after every `every`-th.
+
+    step: (number of the step, state) -> state; it is called again for gradients.
+    """
+
+    def segment(start: int, stop: int, *now: Tensor) -> State:
+        seen = []
+        for n in range(start, stop):
+            now = step(n, now)
+            if record is not None and (n + 1) % every == 0:
+                seen.append(record(now))
+        return (*now, *seen)
+
+    length = max(1, math.isqrt(steps))
+    seen: list[Tensor] = []
+    for start in range(0, steps, length):
+        # torch.utils.checkpoint is a plain call where no gradient is recorded
+        found: State = checkpoint(
+            segment, start, min(start + length, steps), *state,
+            use_reentrant=False, preserve_rng_state=False,
+        )  # fmt: skip
+        state, seen = found[: len(state)], [*seen, *found[len(state) :]]
+    return state, seen
+
+
+def heun(u: Tensor, h: float, decay: Tensor, tendency: Callable[[Tensor], Tensor]) -> Tensor:
+    """u after a step h: Crank-Nicolson for `decay` D, Heun for `tendency` N."""
+    kept, shrunk = 1 - h / 2 * decay, 1 / (1 + h / 2 * decay)
+    slope, base = tendency(u), kept * u
+    ahead = shrunk * (base + h * slope)
+    return shrunk * (base + h / 2 * (slope + tendency(ahead)))
+
+
+def steps_needed(rate: Tensor, least: int) -> list[int]:
+    """Number of steps of each item: `least` times a power of 2, at least rate (B,).
+
+    Powers of 2, so that it hardly ever changes with x: a gradient takes it as constant. An item
+    that is not finite gets the least. Raises `NumericalError` beyond `MOST_STEPS`.
+    """
+    doublings = (rate.detach().double() / least).clamp_min(1).log2().ceil()
+    counts = (least * 2 ** doublings.nan_to_num(0, 0)).tolist()
+    if max(counts, default=0) > MOST_STEPS:
+        raise NumericalError(
+            f"x moves so fast that {max(counts):.0f} time steps are needed, at most {MOST_STEPS} "
+            "are taken: scale the prior down, or shorten the duration"
+        )
+    return [int(n) for n in counts]
+
+
+def in_groups(function: Callable[[Tensor, int], Tensor], x: Tensor, counts: list[int]) -> Tensor:
+    """function(items, n) of all items of x (B, ...) with n steps, in the order of x."""
+    groups = {
+        n: torch.tensor([i for i, m in enumerate(counts) if m == n], device=x.device)
+        for n in sorted(set(counts))
+    }
+    if len(groups) == 1:
+        return function(x, counts[0])
+    parts = torch.cat([function(x[index], n) for n, index in groups.items()])
+    return parts[torch.argsort(torch.cat(list(groups.values())))]

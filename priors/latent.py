@@ -1,0 +1,100 @@
+"""Latent diffusion prior: a diffusers UNet2DModel on the codes of an autoencoder.
+
+    x = D(z_0),   z_0 from the chain                  (Rombach et al. 2022, arXiv 2112.10752)
+
+A folder in diffusers layout (`unet/`, `scheduler/`, `vae/`) with `invprob.json`; its bank holds
+codes. The prior is what D makes of the chain: no other image has a density.
+
+Guidance shifts the decoded estimate x = D(zhat_0) as that of a pixel prior, with the measured
+covariance of its error, and the encoder E takes the shift to the codes: E(x + delta) - E(x). That
+is as good as E is an inverse of D; path weights are exact for any shift. Without the measured
+covariance guidance works in z, by Gauss-Newton through the derivative of D.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from operators.errors import ObservationError
+from priors._autoencoder import Autoencoder
+from priors.base import Covariance, Prior
+from priors.pixel import Pixel, PixelConfig
+
+
+@dataclass(frozen=True)
+class LatentConfig(PixelConfig):
+    """What `invprob.json` holds besides the networks."""
+
+    module: str = "latent"
+
+
+class Latent(Pixel):
+    """A trained image prior over x (H, W); states z are codes (C, h, w)."""
+
+    summary = "diffusion prior on the codes of an autoencoder (AutoencoderKL or VQModel)"
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        network: torch.nn.Module,
+        config: LatentConfig,
+        log_rho: tuple[float, ...],
+        prediction: str = "v_prediction",
+        bank: Tensor | None = None,
+        timesteps: tuple[float, ...] | None = None,
+    ) -> None:
+        """Wrap an autoencoder and a network for its codes, see `Pixel`; the bank holds codes."""
+        super().__init__(network, config, log_rho, prediction, bank, timesteps)
+        self.autoencoder, self.guided_in_x = autoencoder, config.residual_model is not None
+        self.z_shape = autoencoder.z_shape(config.x_shape)
+
+    def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
+        """Return the measured Cov(x | z_t = z); the variance of the code's numbers without one."""
+        model = self.config.residual_model
+        if model is None:
+            return Prior.covariance(self, z, t, clean)
+        apply = model.spread(t, self.decode(clean) / self.scale, math.inf)
+        return lambda u: self.scale**2 * apply(u)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return images (B, H, W) in physical units of codes z (B, *z_shape)."""
+        x: Tensor = self.autoencoder(z)
+        return x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the codes (B, *z_shape) nearest to images x (B, H, W), by the encoder."""
+        return self.autoencoder.encode(x)
+
+    def pull(self, z: Tensor, u: Tensor) -> Tensor:
+        """Return J^T u, (B, *z_shape), of u (B, H, W), by one pass back through the decoder."""
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (back,) = torch.autograd.grad(self.decode(leaf), leaf, u)
+        return back
+
+    def draw(self, n: int, seed: int) -> Tensor:
+        """Return n draws of z_0 from the stored bank of the chain's codes."""
+        if self.bank is None:
+            raise ObservationError("this prior folder has no bank.safetensors to draw from")
+        rng = np.random.default_rng(seed)
+        rows = np.resize(rng.permutation(len(self.bank)), n)
+        return self.bank[torch.from_numpy(rows)].float()
+
+    def save(self, folder: Path) -> None:
+        """Write the prior folder: that of a pixel prior, and the autoencoder."""
+        self.autoencoder.save(folder)
+        super().save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Latent:
+        """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
+        facts, *network = cls._parts(folder)
+        config = LatentConfig(**facts)
+        autoencoder = Autoencoder.load(folder, config.scale, config.patch)
+        return cls(autoencoder, network[0], config, *network[1:])

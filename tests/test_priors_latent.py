@@ -1,0 +1,215 @@
+"""Latent priors: codes and their units, folders in diffusers layout, the autoencoder's training."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DModel, VQModel
+
+from invprob import registry
+from invprob.decoded import Decoded
+from invprob.likelihood import Likelihood
+from invprob.prior_data import simulated
+from invprob.trajectory import guide
+from operators.blur import Blur
+from operators.errors import ObservationError
+from operators.noise import Gaussian
+from priors._autoencoder import Autoencoder
+from priors._autoencoder_training import AutoencoderTraining, train_autoencoder, whiten
+from priors._residual_model import ResidualModel
+from priors.latent import Latent, LatentConfig
+from priors.outsourced import Outsourced
+from priors.random_field import RandomField
+
+SIZE, PATCH, SCALE = 16, 4, 0.1
+COMMON: dict[str, Any] = {
+    "in_channels": PATCH**2,
+    "out_channels": PATCH**2,
+    "down_block_types": ("DownEncoderBlock2D",),
+    "up_block_types": ("UpDecoderBlock2D",),
+    "block_out_channels": (16,),
+    "layers_per_block": 1,
+    "latent_channels": 3,
+    "norm_num_groups": 4,
+    "sample_size": SIZE // PATCH,
+    "mid_block_add_attention": False,
+}
+
+
+def coder(kind: type = AutoencoderKL, **settings: Any) -> Any:
+    torch.manual_seed(0)
+    return kind(**COMMON | settings)
+
+
+@pytest.fixture
+def prior() -> Latent:
+    torch.manual_seed(1)
+    network = UNet2DModel(
+        sample_size=4,
+        in_channels=3,
+        out_channels=3,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+        add_attention=False,
+    )
+    autoencoder = Autoencoder(coder(scaling_factor=2.0, shift_factor=0.5), SCALE, PATCH)
+    config = LatentConfig((SIZE, SIZE), scale=SCALE, patch=PATCH, unit="flux")
+    bank = torch.randn(6, 3, 4, 4).half()
+    log_rho = tuple(np.linspace(np.log(0.02), np.log(200), 1000))
+    return Latent(autoencoder, network, config, log_rho, bank=bank)
+
+
+def test_codes_are_in_diffusers_own_units(prior: Latent) -> None:
+    """Decoded z is scale times vae.decode(z / scaling_factor + shift_factor), block by block."""
+    z, vae = torch.randn(2, 3, 4, 4), prior.autoencoder.network
+    x = prior.decode(z)
+    blocks = vae.decode(z / 2 + 0.5).sample
+    assert x.shape == (2, SIZE, SIZE)
+    torch.testing.assert_close(x[:, ::PATCH, ::PATCH], SCALE * blocks[:, 0])
+    torch.testing.assert_close(x[:, 1::PATCH, ::PATCH], SCALE * blocks[:, PATCH])
+    found = vae.encode(prior.autoencoder.blocks(x)).latent_dist.mean
+    torch.testing.assert_close(prior.encode(x), (found - 0.5) * 2)
+
+
+def test_a_folder_gives_the_prior_back(prior: Latent, tmp_path: Path) -> None:
+    prior.save(tmp_path)
+    loaded = registry.load_prior(tmp_path)
+    assert isinstance(loaded, Latent)
+    z = torch.randn(2, *prior.z_shape)
+    torch.testing.assert_close(loaded.denoise(z, 0.4), prior.denoise(z, 0.4), atol=2e-3, rtol=0)
+    torch.testing.assert_close(loaded.decode(z), prior.decode(z), atol=1e-3, rtol=0)
+    assert loaded.residuals == pytest.approx(prior.residuals)
+    assert loaded.unit == "flux" and not loaded.guided_in_x
+    drawn = loaded.draw(9, seed=1)
+    assert torch.equal(drawn, prior.draw(9, seed=1))
+    assert {tuple(row.flatten().tolist()) for row in drawn} == {
+        tuple(row.float().flatten().tolist()) for row in prior.bank
+    }
+
+
+def test_a_changed_autoencoder_is_named(prior: Latent, tmp_path: Path) -> None:
+    prior.save(tmp_path)
+    file = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ObservationError, match="sha256"):
+        registry.load_prior(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [AutoencoderKL, VQModel], ids=lambda k: k.__name__)
+def test_an_autoencoder_alone_is_a_generator(kind: type, tmp_path: Path) -> None:
+    extra = {"num_vq_embeddings": 32} if kind is VQModel else {}
+    network = coder(kind, **extra, scaling_factor=1.0)
+    made = Outsourced(Autoencoder(network, SCALE, PATCH), (3, 4, 4), steps=20, unit="flux")
+    made.save(tmp_path, summary="noise")
+    prior = registry.load_prior(tmp_path)
+    assert isinstance(prior, Outsourced)
+    assert (prior.z_shape, prior.x_shape) == ((3, 4, 4), (SIZE, SIZE))
+    assert (prior.steps, prior.unit) == (20, "flux")
+    z = prior.draw(2, seed=0)
+    torch.testing.assert_close(prior.decode(z), made.decode(z), atol=1e-3, rtol=0)
+    jacobian = Decoded(Blur((SIZE, SIZE)), prior).linearise(z)[1]
+    assert float(jacobian(z).abs().max()) > 0  # a codebook lets gradients pass
+    v = torch.randn(2, SIZE, SIZE)
+    torch.testing.assert_close((jacobian(z) * v).sum(), (z * jacobian.adjoint(v)).sum())
+
+
+def test_folders_that_cannot_be_decoded_are_refused(prior: Latent, tmp_path: Path) -> None:
+    with pytest.raises(ObservationError, match="writes 16 channels"):
+        Autoencoder(coder(), SCALE, patch=2)
+    prior.save(tmp_path)
+    file = tmp_path / "vae" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": "AutoencoderTiny"}))
+    with pytest.raises(ObservationError, match="AutoencoderTiny; needed AutoencoderKL or VQModel"):
+        registry.load_prior(tmp_path)
+    file.unlink()
+    with pytest.raises(ObservationError, match=r"vae/config\.json"):
+        registry.load_prior(tmp_path)
+
+
+def test_a_measured_covariance_takes_guidance_to_x(prior: Latent, tmp_path: Path) -> None:
+    """The shift is that of the decoded image, by the encoder; it comes back from a folder."""
+    small = RandomField((SIZE, SIZE))
+    model = ResidualModel.fit(small, seed=0)
+    prior.config = replace(prior.config, residual_model=model)
+    prior.save(tmp_path)
+    loaded = registry.load_prior(tmp_path)
+    assert loaded.config.residual_model == model
+    assert loaded.guided_in_x and not prior.guided_in_x
+    operator = Blur((SIZE, SIZE))
+    y = operator(loaded.decode(loaded.draw(1, seed=3)))
+    likelihood = Likelihood(operator, Gaussian(0.02), y)
+    z = torch.randn(2, *loaded.z_shape)
+    met = guide(loaded, likelihood, z, 0.5)
+    x, spread = loaded.decode(met.clean), loaded.covariance(z, 0.5, met.clean)
+    delta, score, potential = likelihood.guidance(x, spread)
+    torch.testing.assert_close(met.delta, loaded.encode(x + delta) - loaded.encode(x))
+    torch.testing.assert_close(met.potential, potential)
+    nearer = likelihood.log_prob(x + delta) > likelihood.log_prob(x)
+    assert nearer.all()
+    e = torch.randn(met.clean.shape)
+    slope = torch.func.jvp(loaded.decode, (met.clean,), (e,))[1]
+    torch.testing.assert_close((met.score * e).sum(), (score * slope).sum(), rtol=1e-3, atol=1e-3)
+
+
+def test_guidance_through_the_decoder_fits_the_data(prior: Latent) -> None:
+    operator, noise = Blur((SIZE, SIZE)), Gaussian(0.02)
+    y = operator(prior.decode(prior.draw(1, seed=3)))
+    likelihood = Likelihood(operator, noise, y)
+    z, t = torch.randn(2, *prior.z_shape), 0.5
+    met = guide(prior, likelihood, z, t)
+    r2 = prior.covariance(z, t, met.clean)
+
+    def objective(shift: torch.Tensor) -> torch.Tensor:
+        moved = likelihood.log_prob(prior.decode(met.clean + shift))
+        return -moved + shift.double().square().flatten(1).sum(1) / (2 * r2)
+
+    start, end = objective(torch.zeros_like(z)), objective(met.delta)
+    assert (end < start).all()
+    constant = noise.log_prob(y, y)  # the potential leaves it out
+    torch.testing.assert_close(met.potential, -end - constant, rtol=1e-4, atol=1e-2)
+
+
+def test_whitened_codes_have_unit_variance_and_the_same_images() -> None:
+    autoencoder = Autoencoder(coder(scaling_factor=1.0), SCALE, PATCH)
+    x = torch.from_numpy(simulated("galaxies", 64, seed=1, size=SIZE))
+    before, law = autoencoder(autoencoder.encode(x)), autoencoder.network.encode
+    spread = law(autoencoder.blocks(x)).latent_dist
+    share = spread.std / spread.mean.std((0, 2, 3)).view(1, -1, 1, 1)
+    whiten(autoencoder, x)
+    codes = autoencoder.encode(x)
+    torch.testing.assert_close(codes.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(codes.std((0, 2, 3)), torch.ones(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(autoencoder(codes), before, atol=1e-5, rtol=1e-4)
+    found = law(autoencoder.blocks(x)).latent_dist.std  # of q(z | x), in the new unit
+    torch.testing.assert_close(found, share, rtol=1e-3, atol=1e-4)
+
+
+def test_training_learns_galaxies_that_it_has_not_seen() -> None:
+    images, unseen = (
+        simulated("galaxies", 256, seed=1, size=SIZE),
+        simulated("galaxies", 32, seed=2, size=SIZE),
+    )
+    scale = float(np.sqrt(np.square(images).mean()))
+    autoencoder = Autoencoder(coder(scaling_factor=1.0), scale, PATCH)
+    config = AutoencoderTraining(
+        steps=90, batch=32, rate=5e-3, warmup=10, report_every=30, tolerance=0.2
+    )
+    reports = list(train_autoencoder(autoencoder, images, config))
+    assert [step for step, _, _ in reports] == [30, 60, 90]
+    assert reports[-1][1] < 0.75 * reports[0][1]
+    assert all(nats > 0 for _, _, nats in reports)
+    x = torch.from_numpy(unseen)
+    error = (autoencoder(autoencoder.encode(x)) - x).square().mean().sqrt()
+    assert float(error) < 0.65 * scale
+    assert not any(p.requires_grad for p in autoencoder.parameters())
