@@ -68,8 +68,8 @@ def split(
 
 
 def is_simulator(data: str) -> bool:
-    """Return whether `data` names a simulator, not a file or folder of images."""
-    return not Path(data).exists()
+    """Return whether `data` names a simulator, not a file or folder of images, there or missing."""
+    return ".py:" in data or not (Path(data).exists() or Path(data).suffix or "/" in data)
 
 
 def simulated(

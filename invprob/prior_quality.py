@@ -15,7 +15,7 @@ Limits are sizes of effects, not significances: no network is exact, and enough 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ SMALLEST = 1e-12  # error of images trained on that is told from none
 LEAST_SPREAD = 0.1  # of flux, peak and extent, as a fraction of their mean
 LEAST_SHARE = 1e-3  # of the images' variance that a band must hold to be judged
 LONGER = "train longer, or on more images"
+OTHER = "another prior, one trained on such images, or images in this one's unit"
 REMEDIES = {
     "denoising": LONGER,
     "generalisation": "train on more images, or fewer steps",
@@ -122,6 +123,8 @@ def check(
         found.append(_check(name, shift, medians))
     if trained is not None:
         found.append(_copies(draws, held_out[:n], trained, turns))
+    else:
+        found = [c if c.passed else replace(c, remedy=OTHER) for c in found]
     return Quality(tuple(found), errors, power)
 
 

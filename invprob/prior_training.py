@@ -8,6 +8,7 @@ samples. The same recipe goes on where it was stopped and ends with the same wei
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -26,10 +27,13 @@ from priors.pixel import Pixel, PixelConfig
 from priors.process import Schedule, generators
 from priors.training import Training, averaged, patch_of, train, unet
 
+log = logging.getLogger("invprob")
+
 LEVELS = 1000  # timesteps of the network
 BANK_SEED, RESIDUAL_SEED = 100, 3
 BANK_BATCH = 32  # chains at once: bounds memory, changes no result
 VALIDATION = 512  # held-out images of which the validation error is the mean
+FIRST = 256  # draws made for a folder that holds none
 SHOWN = 15  # samples drawn at every checkpoint
 TRAINED = 4096  # images trained on that a later check draws again
 SHEET = 40  # of them on the sheet of a finished prior
@@ -142,13 +146,21 @@ def untrained(shape: tuple[int, ...], scale: float, recipe: Recipe) -> Pixel:
 
 
 def draw_chain(prior: Pixel, n: int, seed: int = BANK_SEED) -> torch.Tensor:
-    """Return n draws (n, H, W) of the prior's own chain, on the CPU."""
+    """Return n draws x (n, *x_shape) of the prior's own chain, on the CPU."""
     times = prior.schedule.grid(prior.steps)
     draws = [
         prior.decode(prior_paths(prior, generators(seed, rows), times)[1][-1]).cpu()
         for rows in batches(n, BANK_BATCH)
     ]
     return torch.cat(draws)
+
+
+def first_bank(prior: Pixel) -> torch.Tensor:
+    """Return draws (n, *x_shape) of a prior whose folder holds none, as those of diffusers do."""
+    log.info(
+        "this prior's folder holds no draws: %d are made now, of %d steps each", FIRST, prior.steps
+    )
+    return draw_chain(prior, FIRST)
 
 
 def finish(prior: Pixel, bank: int) -> None:

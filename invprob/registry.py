@@ -122,9 +122,12 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
         return _load_folder(folder)
+    if (folder / "unet" / "config.json").is_file():
+        return _load_foreign(folder)
     if "/" in text and ":" not in text:
         raise UnknownName(
-            f"no prior folder {text!r} (a folder that holds invprob.json). Priors are not "
+            f"no prior folder {text!r} (one that holds invprob.json, or diffusers' unet/ and "
+            "scheduler/). Priors are not "
             "downloaded: fetch it yourself and give the local path, or use one of "
             + ", ".join(names("priors"))
         )
@@ -154,6 +157,16 @@ def _load_folder(folder: Path) -> Prior:
     cls: Any = next(iter(_defined(module, Prior).values()))
     prior: Prior = cls.load(folder)
     return prior
+
+
+def _load_foreign(folder: Path) -> Prior:
+    """Return the prior of a folder that diffusers saved, which draws its bank when first asked."""
+    from invprob.prior_training import first_bank
+    from priors.pixel import Pixel
+
+    loaded = Pixel.load(folder)
+    loaded.chain = first_bank
+    return loaded
 
 
 def prior_folder(name: str | Path) -> Path:

@@ -10,6 +10,8 @@ import typer
 
 from invprob_cli import console, options
 
+DIFFUSERS = "unet/config.json"  # what a folder holds that diffusers saved
+
 
 def inspect(
     path: Annotated[
@@ -40,9 +42,11 @@ def facts_of(path: Path) -> dict[str, Any]:
     if path.is_dir():
         if (path / "manifest.json").is_file():
             return run_facts(path)
-        if (path / "invprob.json").is_file():
+        if any((path / name).is_file() for name in ("invprob.json", DIFFUSERS)):
             return prior_facts(path)
-        raise ObservationError(f"{path} is neither a run nor a prior folder (invprob.json)")
+        raise ObservationError(
+            f"{path} is neither a run nor a prior folder (invprob.json, or {DIFFUSERS})"
+        )
     file = obs_file.existing_file(path)
     if file.suffix == ".h5" and _format(path) == obs_file.POSTERIOR_FORMAT:
         return posterior_facts(path)
@@ -70,9 +74,10 @@ def posterior_facts(path: Path) -> dict[str, Any]:
 
 
 def prior_facts(folder: Path) -> dict[str, Any]:
-    """Return what invprob.json says of a prior folder, with its files and their size."""
-    facts = _read(folder / "invprob.json")
-    residuals = facts.pop("residuals", [])
+    """Return what a prior folder, ours or of diffusers, says of itself, with its files."""
+    own = folder / "invprob.json"
+    facts = _read(own) if own.is_file() else {"network": _read(folder / DIFFUSERS)["_class_name"]}
+    residuals: list[float] = facts.pop("residuals", [])
     files = [f for f in folder.rglob("*") if f.is_file()]
     return {
         "kind": "prior", "name": folder.resolve().name, **facts, "residual_times": len(residuals),

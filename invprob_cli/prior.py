@@ -93,7 +93,9 @@ def train(
         return
     show(quality.checks, f"{out} against images held out")
     said = headline(quality.checks, FINE)
-    console.ending([out], said, f"invprob simulate --operator denoising --prior {out}")
+    longer = f"invprob prior train --data {data} --out {out}-longer --steps {2 * training.steps}"
+    good = f"invprob simulate --operator denoising --prior {out}"
+    console.ending([out], said, good if quality.passed else longer)
 
 
 @app.command()
@@ -141,7 +143,9 @@ def check(
     else:
         show(quality.checks, f"{prior} against {of}")
         said = headline(quality.checks, FINE)
-        console.ending([], said, f"invprob simulate --operator denoising --prior {prior}")
+        own = f"invprob prior train --data {data} --out {Path(data or prior).stem}-prior"
+        good = f"invprob simulate --operator denoising --prior {prior}"
+        console.ending([], said, own if data and not quality.passed else good)
     if strict and not quality.passed:
         raise typer.Exit(FAILED)
 

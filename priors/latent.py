@@ -47,9 +47,10 @@ class Latent(Pixel):
         log_rho: tuple[float, ...],
         prediction: str = "v_prediction",
         bank: Tensor | None = None,
+        timesteps: tuple[float, ...] | None = None,
     ) -> None:
         """Wrap an autoencoder and a network for its codes, see `Pixel`; the bank holds codes."""
-        super().__init__(network, config, log_rho, prediction, bank)
+        super().__init__(network, config, log_rho, prediction, bank, timesteps)
         self.autoencoder, self.guided_in_x = autoencoder, config.residual_model is not None
         self.z_shape = autoencoder.z_shape(config.x_shape)
 

@@ -3,19 +3,25 @@
     v-prediction   zhat_0 = alpha z_t - sigma F(z_t)       (Salimans & Ho 2022, arXiv 2202.00512)
     epsilon        zhat_0 = (z_t - sigma F(z_t)) / alpha   (Ho et al. 2020, arXiv 2006.11239)
     sample         zhat_0 = F(z_t)
+    flow           zhat_0 = z_t - sigma F(z_t)             (Lipman et al. 2023, arXiv 2210.02747)
+    edm            zhat_0 = (d^2 z_t +- sigma d s F(z_t / s)) / s^2,  s^2 = sigma^2 + d^2
+                                                           (Karras et al. 2022, arXiv 2206.00364)
 
 A folder in diffusers layout (`unet/`, `scheduler/`) with `invprob.json` (units, measured residual
-variances) and `bank.safetensors` (draws of the chain). Blocks of p x p pixels become p^2 channels:
-an orthogonal map, so a 64x64 prior with p = 4 costs what a 16x16 one does.
+variances) and `bank.safetensors` (draws of the chain). One that diffusers itself has saved lacks
+these two: its x are the network's own values, mostly -1 to 1. Blocks of p x p pixels become p^2
+channels: an orthogonal map, so a 64x64 prior with p = 4 costs what a 16x16 one does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,12 +29,23 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from operators.errors import ObservationError
+from priors._diffusers import PREDICTIONS as SCHEDULED
+from priors._diffusers import Levels, image_shape, levels, network_of, read_json
 from priors._residual_model import ResidualModel
 from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule
 from priors.training import dihedral
 
 FORMAT_VERSION = 1
+# prediction -> (scale of the network's input, share of z_t, share of its output) in zhat_0
+PREDICTIONS: dict[str, Callable[[float, float, float], tuple[float, float, float]]] = {
+    "v_prediction": lambda alpha, sigma, _: (1.0, alpha, -sigma),
+    "epsilon": lambda alpha, sigma, _: (1.0, 1 / alpha, -sigma / alpha),
+    "sample": lambda alpha, sigma, _: (1.0, 0.0, 1.0),
+    "flow": lambda alpha, sigma, _: (1.0, 1.0, -sigma),
+    "edm": lambda _, sigma, d: _edm(sigma, d, 1.0),
+    "edm_v": lambda _, sigma, d: _edm(sigma, d, -1.0),
+}
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 ALL_WEIGHTS = f"*/{Path(WEIGHTS).name}"
 
@@ -37,12 +54,15 @@ ALL_WEIGHTS = f"*/{Path(WEIGHTS).name}"
 class PixelConfig:
     """What `invprob.json` holds besides the networks."""
 
-    x_shape: tuple[int, int]
+    x_shape: tuple[int, ...]  # (H, W), or (C, H, W) of several channels
     scale: float  # x per unit z
     patch: int = 1  # side of the space-to-depth block, px
     steps: int = 100
     rho_min: float = 0.02
     rho_max: float = 200.0
+    kind: Literal["vp", "ve", "flow"] = "vp"
+    clip: float | None = None  # bound of |zhat_0|, for networks that were sampled with one
+    sigma_data: float = 1.0  # d of EDM's preconditioning
     unit: str = ""
     summary: str = ""
     turns: bool = True  # draws turned by right angles and flipped are as likely as they were
@@ -54,10 +74,11 @@ class PixelConfig:
 
 
 class Pixel(Prior):
-    """A trained image prior over x (H, W); states z are (p^2, H/p, W/p)."""
+    """A trained image prior over x (H, W) or (C, H, W); states z are (C p^2, H/p, W/p)."""
 
     summary = "diffusion prior on pixels (diffusers UNet2DModel)"
     learned = True
+    chain: Callable[[Pixel], Tensor] | None = None  # draws x for a bank, where none is stored
 
     def __init__(
         self,
@@ -66,39 +87,41 @@ class Pixel(Prior):
         log_rho: tuple[float, ...],
         prediction: str = "v_prediction",
         bank: Tensor | None = None,
+        timesteps: tuple[float, ...] | None = None,
     ) -> None:
-        """Wrap `network`, trained at noise ratios exp(`log_rho`), one per timestep."""
-        if prediction not in ("v_prediction", "epsilon", "sample"):
+        """Wrap `network`, trained at noise ratios exp(`log_rho`) and `timesteps`, else 0, 1, ..."""
+        if prediction not in PREDICTIONS:
             raise ObservationError(
-                f"prediction type must be v_prediction, epsilon or sample, found {prediction!r}"
+                f"prediction type must be one of {', '.join(PREDICTIONS)}, found {prediction!r}"
             )
         self.network = network.eval().requires_grad_(False)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config, self.log_rho, self.prediction, self.bank = config, log_rho, prediction, bank
-        height, width = config.x_shape
-        p = config.patch
-        self.x_shape, self.z_shape = config.x_shape, (p * p, height // p, width // p)
+        self.timesteps = timesteps or tuple(map(float, range(len(log_rho))))
+        *channels, height, width = config.x_shape
+        self.channels, p = math.prod(channels), config.patch
+        self.x_shape = config.x_shape
+        self.z_shape = (self.channels * p * p, height // p, width // p)
         self.scale, self.steps, self.unit = config.scale, config.steps, config.unit
-        self.schedule = Schedule(config.rho_min, config.rho_max, "vp")
+        self.schedule = Schedule(config.rho_min, config.rho_max, config.kind)
         if config.residuals:
             self.residuals = config.residuals
 
     def timestep(self, t: float) -> float:
         """Return the network's (fractional) timestep at time t, by its noise ratio."""
-        return float(
-            np.interp(np.log(self.schedule.rho(t)), self.log_rho, np.arange(len(self.log_rho)))
-        )
+        return float(np.interp(np.log(self.schedule.rho(t)), self.log_rho, self.timesteps))
 
     def denoise(self, z: Tensor, t: float) -> Tensor:
         """Return the network's estimate of E[z_0 | z_t = z], shape (B, *z_shape)."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         step = torch.full((len(z),), self.timestep(t), dtype=z.dtype, device=z.device)
+        scale, skip, out = PREDICTIONS[self.prediction](alpha, sigma, self.config.sigma_data)
         with torch.autocast(z.device.type, self.precision, enabled=self.precision != torch.float32):
-            output: Tensor = self.network(z, step).sample
-        output = output.to(z.dtype)
-        if self.prediction == "v_prediction":
-            return alpha * z - sigma * output
-        return (z - sigma * output) / alpha if self.prediction == "epsilon" else output
+            output: Tensor = self.network(scale * z, step).sample
+        clean = skip * z + out * output.to(z.dtype)
+        return (
+            clean if self.config.clip is None else clean.clamp(-self.config.clip, self.config.clip)
+        )
 
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
         """Return the measured Cov(x | z_t = z); isotropic where none has been measured."""
@@ -110,20 +133,25 @@ class Pixel(Prior):
         return Bounded(lambda u: self.scale**2 * apply(u), self.scale**2 * limit)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return images (B, H, W) in physical units of z (B, *z_shape)."""
-        return self.scale * pixel_shuffle(z, self.config.patch)[:, 0]
+        """Return images (B, *x_shape) in physical units of z (B, *z_shape)."""
+        images = pixel_shuffle(z, self.config.patch)
+        return self.scale * images.reshape(len(z), *self.x_shape)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Return z (B, *z_shape) of images x (B, H, W)."""
-        return pixel_unshuffle(x[:, None] / self.scale, self.config.patch)
+        """Return z (B, *z_shape) of images x (B, *x_shape)."""
+        images = x.reshape(len(x), self.channels, *self.x_shape[-2:])
+        return pixel_unshuffle(images / self.scale, self.config.patch)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """Return n draws of z_0 from the stored bank, turned and flipped where that may be.
+        """Return n draws of z_0 from the bank, turned and flipped where that may be.
 
-        Raises ObservationError where the folder holds no bank.
+        A folder without one gets it from `chain` now. Raises ObservationError where there is none.
         """
-        if self.bank is None:
+        if self.bank is None and self.chain is None:
             raise ObservationError("this prior folder has no bank.safetensors to draw from")
+        if self.bank is None and self.chain is not None:
+            self.bank = self.chain(self).to(self.device)
+        assert self.bank is not None
         rng = np.random.default_rng(seed)
         order = np.concatenate(
             [rng.permutation(len(self.bank)) for _ in range(-(-n // len(self.bank)))]
@@ -133,7 +161,12 @@ class Pixel(Prior):
         return self.encode(dihedral(images, turns) if self.config.turns else images)
 
     def save(self, folder: Path) -> None:
-        """Write the prior folder: half-precision weights, scheduler, invprob.json, bank."""
+        """Write the prior folder: half-precision weights, scheduler, invprob.json, bank.
+
+        Raises ObservationError on a network that is not of the kind trained here, a DDPM-like one.
+        """
+        if self.prediction not in SCHEDULED:
+            raise ObservationError(f"{self.prediction} networks are read, not written: copy them")
         from diffusers import DDPMScheduler
         from safetensors.torch import save_file
 
@@ -157,31 +190,30 @@ class Pixel(Prior):
 
     @classmethod
     def load(cls, folder: Path) -> Pixel:
-        """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
+        """Read a prior folder, or any folder that diffusers saved an unconditional UNet2DModel in.
+
+        Raises ObservationError naming what is missing, corrupt or of another kind.
+        """
         facts, *network = cls._parts(folder)
         return cls(network[0], PixelConfig(**facts), *network[1:])
 
     @staticmethod
-    def _parts(folder: Path) -> tuple[dict[str, Any], Any, tuple[float, ...], str, Tensor | None]:
-        """Return the facts of a folder's invprob.json, and what `__init__` takes besides them."""
-        from diffusers import UNet2DModel
+    def _parts(folder: Path) -> tuple[dict[str, Any], Any, *tuple[Any, ...]]:
+        """Return the facts of a folder, and what `__init__` takes besides them."""
         from safetensors.torch import load_file
 
-        facts = read_facts(folder)
-        if table := facts["residual_model"]:
+        facts = read_facts(folder) if (folder / "invprob.json").exists() else None
+        found = levels(folder)
+        facts = facts or _foreign(folder, found)
+        if table := facts.get("residual_model"):
             spectrum = tuple(map(tuple, table["log_spectrum"]))
             facts["residual_model"] = ResidualModel(
                 tuple(table["floor"]), tuple(table["slope"]), spectrum
             )
-        scheduler = _read_json(folder / "scheduler" / "scheduler_config.json")
-        kept = np.cumprod(1 - np.array(scheduler["trained_betas"]))
-        settings = _read_json(folder / "unet" / "config.json")
-        network = UNet2DModel.from_config(settings)  # type: ignore[no-untyped-call]  # diffusers
-        network.load_state_dict(load_file(folder / WEIGHTS))
         bank_file = folder / "bank.safetensors"
         bank = load_file(bank_file)["x"] if bank_file.exists() else None
-        log_rho = tuple(0.5 * np.log((1 - kept) / kept))
-        return facts, network.float(), log_rho, scheduler["prediction_type"], bank
+        network = network_of(folder)
+        return facts, network, found.log_rho, found.prediction, bank, found.timesteps
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -189,7 +221,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
     Nothing is read before the format's version fits.
     """
-    facts = _read_json(folder / "invprob.json")
+    facts = read_json(folder / "invprob.json")
     if facts.get("version") != FORMAT_VERSION:
         raise ObservationError(
             f"{folder}: prior format version {facts.get('version')}, this program reads "
@@ -197,6 +229,23 @@ def read_facts(folder: Path) -> dict[str, Any]:
         )
     intact_weights(folder, facts.get("sha256", ""))
     return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
+
+
+def _foreign(folder: Path, found: Levels) -> dict[str, Any]:
+    """Return the facts of a folder that diffusers saved: x are the network's own values."""
+    intact_weights(folder, "")
+    return {
+        "x_shape": image_shape(folder), "scale": 1.0, "turns": False,
+        "rho_min": math.exp(found.log_rho[0]), "rho_max": math.exp(found.log_rho[-1]),
+        "kind": found.kind, "clip": found.clip, "sigma_data": found.sigma_data,
+        "summary": f"diffusers network {folder.name}",
+    }  # fmt: skip
+
+
+def _edm(sigma: float, d: float, sign: float) -> tuple[float, float, float]:
+    """Return EDM's coefficients at noise level sigma (Karras et al. 2022, table 1)."""
+    total = math.hypot(sigma, d)
+    return 1 / total, (d / total) ** 2, sign * sigma * d / total
 
 
 def weights_digest(folder: Path) -> str:
@@ -210,17 +259,15 @@ def weights_digest(folder: Path) -> str:
 def intact_weights(folder: Path, sha256: str) -> None:
     """Raise ObservationError where the weights of a prior folder are missing or changed."""
     if not any(folder.glob(ALL_WEIGHTS)):
+        pickle = (folder / WEIGHTS).with_suffix(".bin")
+        if pickle.exists():
+            raise ObservationError(
+                f"{pickle} is a pickle, which can run code: save the model again with "
+                "safe_serialization=True"
+            )
         raise ObservationError(f"{folder / WEIGHTS} is missing: restore the prior folder")
     if sha256 and weights_digest(folder) != sha256:
         raise ObservationError(
             f"the weights of {folder} are corrupt: their sha256 differs from the one in "
             "invprob.json; restore the prior folder"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        facts: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ObservationError(f"{path}: not a readable JSON file ({error})") from error
-    return facts

@@ -246,3 +246,5 @@ def test_command_trains_a_prior_that_inference_takes(
     assert "wrote mine" in invoke(command).stdout  # nothing is left to train
     refused(f"{command} --seed 1", 1, "another training (seed 0, now 1")
     refused(command.replace("images.npy", "phantom"), 2, "did you mean 'phantoms'")
+    misspelt = command.replace("images.npy", "image.npy").replace("mine", "other")
+    refused(misspelt, 3, "did you mean 'images.npy'")

@@ -1,0 +1,214 @@
+"""Folders that diffusers itself saved: the same levels, the same samples, clear refusals."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from conftest import document, invoke
+from torch import Tensor
+
+from invprob.registry import load_prior
+from operators.errors import ObservationError
+from priors._diffusers import levels
+from priors.pixel import Pixel
+
+DDPM_LIKE = (
+    "DDPMScheduler", "DDIMScheduler", "PNDMScheduler", "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
+STEPS = 8
+
+
+def unet(channels: int = 1, **changed: Any) -> Any:
+    torch.manual_seed(0)
+    made = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 2,
+        up_block_types=("UpBlock2D",) * 2,
+        norm_num_groups=4,
+        add_attention=False,
+        **changed,
+    )
+    return made.eval()
+
+
+def saved(folder: Path, scheduler: Any, network: Any = None) -> Path:
+    """Save a pipeline as diffusers does."""
+    network = unet() if network is None else network
+    diffusers.DDPMPipeline(unet=network, scheduler=scheduler).save_pretrained(folder)
+    return folder
+
+
+def times(prior: Pixel, timesteps: Tensor) -> list[float]:
+    """Return the times at which a prior's network sees these timesteps."""
+    log_rho = np.interp(timesteps.double().numpy(), prior.timesteps, prior.log_rho)
+    low, high = np.log(prior.schedule.rho_min), np.log(prior.schedule.rho_max)
+    return ((log_rho - low) / (high - low)).tolist()
+
+
+def walked(prior: Pixel, z: Tensor, timesteps: Tensor, noises: list[Tensor] | None) -> Tensor:
+    """Return z_0 of our kernels along diffusers' timesteps, with its noises or without any."""
+    grid = times(prior, timesteps)
+    for i, (t, s) in enumerate(pairwise(grid)):
+        kernel = prior.schedule.kernel(t, s, 0.0 if noises is None else 1.0)
+        z = kernel.mean(z, prior.denoise(z, t))
+        if noises is not None:
+            z = z + kernel.variance**0.5 * noises[i]
+    return prior.denoise(z, grid[-1])
+
+
+def theirs(scheduler: Any, network: Any, z: Tensor, **given: Any) -> Tensor:
+    """Return the sample of diffusers' own loop."""
+    scaled = getattr(scheduler, "scale_model_input", lambda z, t: z)
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            output = network(scaled(z, t), t.expand(len(z))).sample
+            z = scheduler.step(output, t, z, **given).prev_sample
+    return z
+
+
+def assert_same(ours: Tensor, other: Tensor) -> None:
+    """Samples of untrained networks are large: compared to their size."""
+    assert float((ours - other).abs().max() / other.abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("betas", ["linear", "squaredcos_cap_v2"])
+def test_ddim_samples_are_reproduced(prediction: str, betas: str, tmp_path: Path) -> None:
+    scheduler = diffusers.DDIMScheduler(
+        prediction_type=prediction, beta_schedule=betas, clip_sample=False
+    )
+    prior = load_prior(saved(tmp_path, scheduler))
+    assert isinstance(prior, Pixel) and prior.x_shape == (8, 8)
+    scheduler.set_timesteps(STEPS)
+    z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    assert_same(walked(prior, z, scheduler.timesteps, None), theirs(scheduler, unet(), z))
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_ddpm_samples_are_reproduced(prediction: str, clip: bool, tmp_path: Path) -> None:
+    scheduler = diffusers.DDPMScheduler(prediction_type=prediction, clip_sample=clip)
+    prior = load_prior(saved(tmp_path, scheduler))
+    scheduler.set_timesteps(STEPS)
+    z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    source = torch.Generator().manual_seed(2)
+    noises = [torch.randn(z.shape, generator=source) for _ in range(STEPS - 1)]
+    other = theirs(scheduler, unet(), z, generator=torch.Generator().manual_seed(2))
+    assert_same(walked(prior, z, scheduler.timesteps, noises), other)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        diffusers.EDMEulerScheduler(),
+        diffusers.EDMEulerScheduler(prediction_type="v_prediction", sigma_data=1.0),
+    ],
+    ids=["flow", "shifted flow", "edm", "edm v"],
+)
+def test_euler_samples_are_reproduced(scheduler: Any, tmp_path: Path) -> None:
+    prior = load_prior(saved(tmp_path, scheduler))
+    scheduler.set_timesteps(STEPS)
+    flow = prior.schedule.kind == "flow"
+    if flow:  # the first level, sigma = 1, holds no signal, and no finite noise ratio
+        scheduler.set_timesteps(sigmas=np.linspace(0.99, 0.02, STEPS).tolist())
+    z = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    z = z * (1.0 if flow else scheduler.sigmas[0])
+    assert_same(walked(prior, z, scheduler.timesteps, None), theirs(scheduler, unet(), z))
+
+
+@pytest.mark.parametrize("name", DDPM_LIKE)
+def test_every_sampler_of_a_network_states_its_levels(name: str, tmp_path: Path) -> None:
+    base = diffusers.DDPMScheduler(
+        beta_schedule="scaled_linear", prediction_type="v_prediction",
+        beta_start=0.00085, beta_end=0.012,
+    )  # fmt: skip
+    getattr(diffusers, name).from_config(base.config).save_pretrained(tmp_path / "scheduler")
+    found, kept = levels(tmp_path), base.alphas_cumprod.double().numpy()
+    assert found.prediction == "v_prediction" and found.kind == "vp"
+    np.testing.assert_allclose(found.log_rho, 0.5 * np.log((1 - kept) / kept), rtol=1e-4)
+
+
+def test_a_schedule_that_ends_without_signal_ends_one_step_before(tmp_path: Path) -> None:
+    scheduler = diffusers.DDPMScheduler(rescale_betas_zero_snr=True)
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    assert len(levels(tmp_path).log_rho) == 999
+
+
+def test_channels_come_first(tmp_path: Path) -> None:
+    prior = load_prior(saved(tmp_path, diffusers.DDPMScheduler(), unet(3)))
+    assert prior.x_shape == prior.z_shape == (3, 8, 8)
+    z = torch.randn(2, 3, 8, 8)
+    assert torch.equal(prior.decode(z), z) and torch.equal(prior.encode(prior.decode(z)), z)
+    assert prior.denoise(z, 0.5).abs().max() <= 1  # DDPM's clip_sample
+
+
+def test_a_folder_without_draws_makes_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invprob.prior_training.FIRST", 4)
+    folder = saved(tmp_path / "mine", diffusers.DDPMScheduler())
+    one, two = load_prior(folder), load_prior(folder)
+    one.steps = two.steps = 3
+    draws = one.draw(4, seed=0)
+    assert draws.shape == (4, 1, 8, 8) and torch.equal(draws, two.draw(4, seed=0))
+    with pytest.raises(ObservationError, match=r"no bank\.safetensors"):
+        Pixel.load(folder).draw(1, seed=0)
+    monkeypatch.chdir(tmp_path)
+    assert document("inspect mine")["network"] == "UNet2DModel"
+    assert "x 8 x 8" in invoke("simulate --operator denoising --prior mine/").stdout
+
+
+def changed(folder: Path, file: str, **values: Any) -> None:
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "said"),
+    [
+        ("scheduler/scheduler_config.json", {"_class_name": "LCMScheduler"}, "no alpha and sigma"),
+        ("scheduler/scheduler_config.json", {"_class_name": "SCMScheduler"}, "no alpha and sigma"),
+        ("scheduler/scheduler_config.json", {"_class_name": "os.system"}, "no scheduler"),
+        ("scheduler/scheduler_config.json", {"thresholding": True}, "thresholding"),
+        ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "'flow'"),
+        ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "unconditional"),
+        ("unet/config.json", {"num_class_embeds": 10}, "class-conditional"),
+        ("unet/config.json", {"out_channels": 2}, "as many channels out"),
+        ("unet/config.json", {"sample_size": None}, "needed a size"),
+        ("unet/config.json", {"block_out_channels": [8, 16]}, "cannot be read"),
+    ],
+)
+def test_what_is_no_prior_is_refused(
+    file: str, values: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    saved(tmp_path, diffusers.DDPMScheduler())
+    changed(tmp_path, file, **values)
+    with pytest.raises(ObservationError, match=said):
+        load_prior(tmp_path)
+
+
+def test_a_pickle_and_a_missing_scheduler_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, diffusers.DDPMScheduler())
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    with pytest.raises(ObservationError, match="pickle"):
+        load_prior(tmp_path)
+    (tmp_path / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(ObservationError, match=r"scheduler_config\.json"):
+        load_prior(tmp_path)
