@@ -17,7 +17,7 @@ CHEAPER = {"full_waveform": "--set samples=12 --set duration=0.2 --set absorbing
 USUAL = "random_field --size 12"
 
 
-# by default a mask and complex data, a map of the noise, vectors, a composition; `slow` has the rest
+# a mask and complex data, a map of the noise, vectors, a composition; the rest are slow
 DEFAULT = ("mri", "black_hole", "burgers", "blur+inpainting")
 EACH = [
     pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow)
