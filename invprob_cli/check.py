@@ -35,6 +35,8 @@ def check(
     """Check an operator: shapes, adjoint, gradients, speed; with data, their likelihood."""
     if operator is None and obs is None:
         raise typer.BadParameter("name --operator, or give the --obs of one")
+    if obs is not None and (settings or size):
+        raise typer.BadParameter("--obs has its instrument's settings and size: leave those out")
 
     from invprob import registry
     from invprob.contract import check_operator
@@ -43,11 +45,10 @@ def check(
     options.use_threads(threads)
     observation = None
     if obs is not None:
-        own = operator if operator and ":" in operator else None
-        observation = Observation.read(obs, own)
+        observation = Observation.read(obs, operator)
         instrument = observation.operator
         name = prior or observation.prior or instrument.default_prior
-        loaded = load_prior(name, size or "x".join(map(str, instrument.x_shape)))
+        loaded = load_prior(name, "x".join(map(str, instrument.x_shape)))
     else:
         cls = registry.operator_class(operator or "")
         name = prior or cls.default_prior

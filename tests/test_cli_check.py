@@ -119,6 +119,8 @@ def test_the_likelihood_of_an_observation_is_checked(folder: Path) -> None:
     shown = invoke(f"check --obs own.h5 {own} --strict")
     assert "likelihood" in shown.stdout and "keeps the contract" in shown.stdout
     invoke("simulate --operator hdr --prior random_field --size 8 --out hdr.h5")
+    refused("check --obs hdr.h5 --operator blur", 3, "made with the operator hdr, not blur")
+    invoke("check --obs hdr.h5 --size 9", 2)
     facts = document("check --obs hdr.h5")
     assert facts["passed"] and facts["operator"] == "hdr"
     assert "likelihood" in {c["name"] for c in facts["checks"]}

@@ -17,7 +17,15 @@ CHEAPER = {"full_waveform": "--set samples=12 --set duration=0.2 --set absorbing
 USUAL = "random_field --size 12"
 
 
-@pytest.mark.parametrize("name", [*registry.names("operators"), "blur+inpainting"])
+# a mask and complex data, a map of the noise, vectors, a composition; the rest are slow
+DEFAULT = ("mri", "black_hole", "burgers", "blur+inpainting")
+EACH = [
+    pytest.param(name, marks=() if name in DEFAULT else pytest.mark.slow)
+    for name in (*registry.names("operators"), "blur+inpainting")
+]
+
+
+@pytest.mark.parametrize("name", EACH)
 def test_every_operator_is_simulated_and_compared(folder: Path, name: str) -> None:
     prior = "gaussian --size 8" if name in VECTORS else USUAL
     command = f"simulate --operator {name} --prior {prior} {CHEAPER.get(name, '')}"
