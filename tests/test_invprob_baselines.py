@@ -47,18 +47,18 @@ SETTINGS = {  # short enough to run on everything
     "ddnm": "steps=12",
     "ddrm": "steps=12",
     "diffpir": "steps=12",
-    "dps": "steps=40,zeta=0.3",
+    "dps": "steps=20,zeta=0.3",
     "fk": "steps=12",
     "fps_smc": "steps=12",
-    "hmc": "steps=20,leapfrogs=10",
-    "lgd_mc": "steps=40,zeta=0.3,draws=3",
+    "hmc": "steps=12,leapfrogs=6",
+    "lgd_mc": "steps=20,zeta=0.3,draws=3",
     "map": "iterations=30",
-    "mcg": "steps=40",
-    "pigdm": "steps=12",
+    "mcg": "steps=15,zeta=0.3",
+    "pigdm": "steps=8",
     "pnp_dm": "steps=8,flow_steps=2,langevin_steps=10",
-    "red_diff": "steps=30",
+    "red_diff": "steps=20",
     "repaint": "steps=12,jump=4,walks=2",
-    "tds": "steps=12",
+    "tds": "steps=8",
     "wiener": "steps=12",
 }
 OPERATORS = [
@@ -165,7 +165,7 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
 @pytest.mark.parametrize(("name", "operator"), claimed())
 def test_improves_on_the_prior(name: str, operator: ForwardOperator) -> None:
     truth, likelihood = simulated(operator, Gaussian(SIGMA, operator.data_mask))
-    draws = samples(short(name), FIELD, likelihood, 200 if name == "fk" else 4)
+    draws = samples(short(name), FIELD, likelihood, 100 if name == "fk" else 4)
     before = likelihood.repeat(4).log_prob(FIELD.decode(FIELD.draw(4, seed=9)))
     assert draws.log_likelihood.mean() > float(before.mean())
     rmse = np.sqrt(np.square(draws.x - truth.numpy()).mean((1, 2)))
@@ -192,13 +192,12 @@ def test_noise_that_is_not_gaussian_is_fitted(name: str) -> None:
     assert draws.chi2.mean() < float(before) / 2
 
 
-@pytest.mark.parametrize("name", ["hmc", "pigdm", "tds", "wiener"])
+@pytest.mark.parametrize("name", ["pigdm", "tds"])  # hmc and wiener are recorded above
 def test_an_exact_method_reaches_the_analytic_posterior(name: str) -> None:
     (row,), floor = scored("gaussian/d16", name, 400)
     assert row["sliced_wasserstein"] < 1.6 * floor
-    if row["log_z"] is not None:  # hmc and wiener have no path density
-        assert row["log_z"] == pytest.approx(row["log_z_exact"], abs=0.15)
-        assert row["elbo"] <= row["log_z"] + 1e-9
+    assert row["log_z"] == pytest.approx(row["log_z_exact"], abs=0.15)
+    assert row["elbo"] <= row["log_z"] + 1e-9
 
 
 @pytest.mark.slow
