@@ -56,7 +56,9 @@ LIMITS = {
 }
 SMALLEST = 1e-12  # error of images trained on that is told from none
 LEAST_SPREAD = 0.1  # of flux, peak and extent, as a fraction of their mean
-LEAST_SHARE = 1e-3  # of the images' variance that a band must hold to be judged
+# A chain ends at the noise ratio rho_min, and draws modes well below that noise as their mean. A
+# band is judged where the images' median power per mode is this many times rho_min^2.
+RESOLVED = 10.0
 LONGER = "train longer, or on more images"
 OTHER = "another prior, one trained on such images, or images in this one's unit"
 REMEDIES = {
@@ -109,12 +111,12 @@ def check(
             _check("generalisation", gap[worst], f"of the error on images trained on, at {worst}")
         )
     found.append(_sliced(draws, held_out))
-    power = power_ratio(draws, held_out)
-    band = max(power, key=lambda name: abs(np.log(power[name])))
-    factor = max(power[band], 1 / power[band])
-    found.append(
-        _check("power spectrum", factor, f"draws have {power[band]:.2f} of the power at {band}")
-    )
+    power = power_ratio(draws / prior.scale, held_out / prior.scale, prior.schedule.rho_min)
+    if power:
+        band = max(power, key=lambda name: abs(np.log(power[name])))
+        factor = max(power[band], 1 / power[band])
+        said = f"draws have {power[band]:.2f} of the power at {band}"
+        found.append(_check("power spectrum", factor, said))
     for name, of in (("flux", flux), ("peak", peak), ("extent", extent)):
         ours, theirs = of(draws), of(held_out)
         spread = max(theirs.std(), LEAST_SPREAD * abs(theirs.mean()))
@@ -149,20 +151,22 @@ def denoising_error(prior: Prior, images: Images, rho: float, draws: int = 4) ->
     return mean
 
 
-def power_ratio(draws: Images, images: Images) -> dict[str, float]:
-    """Return the ratio of median powers in bands that hold at least `LEAST_SHARE` of the variance.
+def power_ratio(draws: Images, images: Images, rho_min: float) -> dict[str, float]:
+    """Return the ratio of median powers in the bands that a chain from `rho_min` up resolves.
 
-    Bands are named by their edges in cycles per image.
+    Bands are named by their edges in cycles per image; images (n, H, W) are in model units.
     """
     side = images.shape[-1]
     k = np.hypot(*np.meshgrid(np.fft.fftfreq(side) * side, np.fft.fftfreq(side) * side))
-    ours, theirs = (np.abs(np.fft.fft2(x)) ** 2 for x in (draws, images))
+    ours, theirs = (np.abs(np.fft.fft2(x, norm="ortho")) ** 2 for x in (draws, images))
     found = {}
     for low, high in pairwise(BANDS):
         band = (k >= low) & (k < high) & (k <= side / 2)
-        if theirs[:, band].sum() >= LEAST_SHARE * theirs[:, k > 0].sum():
-            ratio = np.median(ours[:, band].mean(1)) / np.median(theirs[:, band].mean(1))
-            found[f"{low}-{min(high, side // 2)} cycles"] = float(ratio)
+        if not band.any():
+            break
+        one, two = (float(np.median(x[:, band].mean(1))) for x in (ours, theirs))
+        if two >= RESOLVED * rho_min**2:
+            found[f"{low}-{min(high, side // 2)} cycles"] = one / two
     return found
 
 

@@ -55,7 +55,7 @@ class BlackHole(ForwardOperator):
     Raises `ObservationError` on values out of range, and where no four stations see the source.
     """
 
-    default_prior: ClassVar[str] = "galaxies-64"
+    default_prior: ClassVar[str] = "blackhole-32"
     summary: ClassVar[str] = "closure phases and amplitudes of an interferometer; not linear"
     noise_fraction: ClassVar[float] = 0.005
 

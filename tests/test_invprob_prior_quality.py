@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from invprob.prior_quality import Quality, check, denoising_error
+from invprob import prior_quality
+from invprob.prior_quality import Quality, check, denoising_error, power_ratio
+from invprob.prior_training import check_again, recipe_of
+from invprob.registry import load_prior, names, prior_folder
 from operators.errors import ObservationError
 from priors.random_field import RandomField
 
@@ -111,6 +115,29 @@ def test_denoising_error_is_that_of_the_field(held_out: np.ndarray) -> None:
         exact = float((power * rho**2 / (power + rho**2)).mean())
         found = denoising_error(field, held_out, rho, 1).mean()
         assert math.isclose(found, exact, rel_tol=0.02)
+
+
+def test_bands_below_the_chain_s_last_noise_are_not_judged(held_out: np.ndarray) -> None:
+    every = power_ratio(0.7 * held_out, held_out, 1e-6)
+    assert list(every) == ["1-3 cycles", "3-7 cycles", "7-8 cycles"]
+    assert all(ratio == pytest.approx(0.49) for ratio in every.values())
+    strong = power_ratio(0.7 * held_out, held_out, 0.3)
+    assert list(strong) == ["1-3 cycles"] and power_ratio(held_out, held_out, 10) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in names("priors") if recipe_of(prior_folder(name)) is not None]
+)
+def test_shipped_priors_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On fewer images than their cards, which the same command made."""
+    monkeypatch.setattr(prior_quality, "MOST", 256)
+    recipe = recipe_of(prior_folder(name))
+    assert recipe is not None
+    quality = check_again(load_prior(name), replace(recipe, pool=512, held_out=1024))
+    assert failed(quality) == set()
+    card = (prior_folder(name) / "README.md").read_text()
+    assert "FAIL" not in card and all(f"| {c.name} |" in card for c in quality.checks)
 
 
 def test_images_of_another_shape_are_refused(held_out: np.ndarray) -> None:
