@@ -88,7 +88,8 @@ def check(
     """Return the quality of a prior by held-out images (n, H, W) and images it was trained on.
 
     Without the latter, generalisation and copies are left out; `turns` says that its training
-    turned and flipped them. Raises ObservationError on images of another shape.
+    turned and flipped them. Where the decoder is not an isometry, what concerns the denoiser is
+    left out: its errors are of codes, not of images. Raises ObservationError on images of another shape.
     """
     if held_out.shape[1:] != prior.x_shape:
         raise ObservationError(
@@ -99,11 +100,13 @@ def check(
         raise ObservationError("the images are all the same: needed some that differ")
     n = min(MOST, len(held_out) // 2)
     draws = prior.decode(prior.draw(n, seed=0)).double().cpu().numpy()
-    errors = validation(prior, held_out[:n], 1)
-    ratio = {rho: error / _wiener(held_out / prior.scale, rho) for rho, error in errors.items()}
-    worst = max(ratio, key=lambda rho: ratio[rho])
-    found = [_check("denoising", ratio[worst], f"of the best linear filter's error at {worst}")]
-    if trained is not None:
+    found, errors = [], {}
+    if prior.isometric:
+        errors = validation(prior, held_out[:n], 1)
+        ratio = {rho: error / _wiener(held_out / prior.scale, rho) for rho, error in errors.items()}
+        worst = max(ratio, key=lambda rho: ratio[rho])
+        found = [_check("denoising", ratio[worst], f"of the best linear filter's error at {worst}")]
+    if trained is not None and prior.isometric:
         own = validation(prior, trained[:n].astype(np.float64), 1)
         gap = {rho: errors[rho] / max(own[rho], SMALLEST) for rho in errors}
         worst = max(gap, key=lambda rho: gap[rho])

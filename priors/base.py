@@ -42,6 +42,7 @@ class Prior(ABC):
 
     summary: ClassVar[str] = ""
     learned: ClassVar[bool] = False  # its denoiser is an approximation
+    isometric: ClassVar[bool] = True  # x is z, turned and scaled: errors of z are those of x
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]

@@ -38,6 +38,7 @@ class Latent(Pixel):
     """A trained image prior over x (H, W); states z are codes (C, h, w)."""
 
     summary = "diffusion prior on the codes of an autoencoder (AutoencoderKL or VQModel)"
+    isometric = False
 
     def __init__(
         self,

@@ -34,6 +34,7 @@ class Outsourced(Prior):
     """x = generator(z), z ~ N(0, I) of shape `z_shape`."""
 
     summary = "standard normal noise under a deterministic generator"
+    isometric = False
     guided_in_x = False
 
     def __init__(

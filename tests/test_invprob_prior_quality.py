@@ -15,6 +15,7 @@ from invprob.prior_quality import Quality, check, denoising_error, power_ratio
 from invprob.prior_training import check_again, recipe_of
 from invprob.registry import load_prior, names, prior_folder
 from operators.errors import ObservationError
+from priors.outsourced import Outsourced
 from priors.random_field import RandomField
 
 SHAPE = (16, 16)
@@ -143,3 +144,11 @@ def test_shipped_priors_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_images_of_another_shape_are_refused(held_out: np.ndarray) -> None:
     with pytest.raises(ObservationError, match="equal shapes"):
         check(RandomField((32, 32)), held_out)
+
+
+def test_codes_are_judged_by_their_images_alone(held_out: np.ndarray) -> None:
+    shape = held_out.shape[1:]
+    prior = Outsourced(lambda z: z.view(-1, *shape), (shape[0] * shape[1],))
+    found = check(prior, held_out)
+    assert not found.denoising_error
+    assert [c.name for c in found.checks][0] == "sliced distance"
