@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from invprob import __version__, registry
-from invprob.benchmark import VECTORS, benchmark, runnable
+from invprob.benchmark import TRAINED, VECTORS, benchmark, runnable
 
 PROBLEMS = (
     "gaussian/d2", "gaussian/d16", "gmm/d8_dy1_s0", "gmm/d8_dy2_s0", "gmm/d8_dy4_s0",
@@ -26,7 +26,8 @@ PROBLEMS = (
     "levy/gauss_convolution", "levy/laplace_convolution", "levy/laplace_fourier",
     "levy/student_imputation", "levy/bernoulli_laplace_convolution",
 )  # fmt: skip
-OVERVIEW = ("oracle", "rtb", "rtb_raw", "guided", "dps", "copaint")
+BASELINES = ("pigdm", "tds", "ddnm", "diffpir", "copaint", "dps")
+OVERVIEW = ("oracle", "rtb", "rtb_raw", "guided", "pigdm", "tds", "copaint", "dps")
 FAR = 3.0  # times the floor: no verdict may be trust beyond
 Rows = dict[str, list[dict[str, Any]]]  # of every method, one a seed
 COLUMNS = {  # headings and what stands under them
@@ -133,7 +134,7 @@ def findings(tables: dict[str, tuple[Rows, float]]) -> list[str]:
         f"{len(trusted)} rows are to be trusted, by their verdict. {len(trusted) - len(far)} of "
         f"them lie within {FAR:g} times the distance of exact draws{listed(far)}.",
     ]
-    for other in ("rtb_raw", "guided", *registry.names("baselines")):
+    for other in ("rtb_raw", "guided", *BASELINES):
         pairs = [
             (name, distance(rows["rtb"]), distance(rows[other]))
             for name, (rows, _) in tables.items()
@@ -166,7 +167,8 @@ def section(name: str, n: int, seeds: range, cells: Path) -> tuple[str, str, tup
     suite, _, own = name.partition("/")
     problem = registry.suite_class(suite)().problem(own)
     rows: Rows = {}
-    for method in runnable(problem):
+    able = runnable(problem)
+    for method in (name for name in (*TRAINED, "oracle", *BASELINES) if name in able):
         for seed in seeds:
             file = cells / name / f"{method}-n{n}-s{seed}.json"
             if not file.exists():

@@ -116,7 +116,14 @@ def _list(kind: str, as_json: bool, following: str) -> None:
     if as_json:
         console.document(found)
         return
-    columns = ["name", *FLAGS[kind], "summary"]
+    needs = [key for key in FLAGS[kind] if key.startswith("needs_")]
+    columns = ["name", *(key for key in FLAGS[kind] if key not in needs), "summary"]
+    heads = [column.replace("_", " ") for column in columns]
     rows = [[console.cell(row.get(key)) for key in columns] for row in found]
-    console.table([column.replace("_", " ") for column in columns], rows)
+    if needs:  # many flags, few of them set: words take less room than columns
+        heads.insert(1, "needs")
+        for cells, row in zip(rows, found, strict=True):
+            words = [key.removeprefix("needs_").replace("_", " ") for key in needs if row[key]]
+            cells.insert(1, ", ".join(words) or "-")
+    console.table(heads, rows)
     console.ending([], "", following)
