@@ -35,6 +35,7 @@ BANK_BATCH = 32  # chains at once: bounds memory, changes no result
 VALIDATION = 512  # held-out images of which the validation error is the mean
 FIRST = 256  # draws made for a folder that holds none
 SHOWN = 15  # samples drawn at every checkpoint
+EXACT = 2048  # draws that a chain of known prior is judged by
 TRAINED = 4096  # images trained on that a later check draws again
 SHEET = 40  # of them on the sheet of a finished prior
 
@@ -131,6 +132,19 @@ def check_again(prior: Prior, recipe: Recipe, workers: int = 1) -> Quality:
     return check(prior, held_out, images.train[:TRAINED], recipe.training.turns)
 
 
+def check_exact(prior: Prior) -> Quality:
+    """Return the quality of the chain of a prior that can draw exactly, by such draws.
+
+    Raises ObservationError on a prior of vectors.
+    """
+    if len(prior.x_shape) != 2:
+        raise ObservationError(
+            f"the prior draws x of shape {prior.x_shape}; images (H, W) are what this check judges"
+        )
+    exact = prior.decode(prior.draw(EXACT, seed=1)).double().cpu().numpy()
+    return check(prior, exact, draws=draw_chain(prior, EXACT // 4).double().numpy())
+
+
 def untrained(shape: tuple[int, ...], scale: float, recipe: Recipe) -> Pixel:
     """Return the prior of this recipe before its training, for images of this shape."""
     if shape[0] != shape[1]:
@@ -145,7 +159,7 @@ def untrained(shape: tuple[int, ...], scale: float, recipe: Recipe) -> Pixel:
     return Pixel(unet(side, patch), config, tuple(log_rho))
 
 
-def draw_chain(prior: Pixel, n: int, seed: int = BANK_SEED) -> torch.Tensor:
+def draw_chain(prior: Prior, n: int, seed: int = BANK_SEED) -> torch.Tensor:
     """Return n draws x (n, *x_shape) of the prior's own chain, on the CPU."""
     times = prior.schedule.grid(prior.steps)
     draws = [

@@ -105,7 +105,8 @@ def check(
         str | None,
         typer.Option(
             metavar="FILE|FOLDER|NAME|FILE.py:FUNCTION",
-            help="Judge it by these images; default: those held out from its training.",
+            help="Judge it by these images; default: those held out from its training, or exact "
+            "draws of a prior known in closed form.",
         ),
     ] = None,
     n: Annotated[int, typer.Option(min=64, help="Images that a simulator draws.")] = 2_048,
@@ -116,11 +117,11 @@ def check(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Judge a prior by images: those held out from its training, or your own."""
+    """Judge a prior by images: those held out from its training, exact draws, or your own."""
     from invprob import registry
     from invprob.prior_data import is_simulator, read, simulated
     from invprob.prior_quality import check as judge
-    from invprob.prior_training import check_again, recipe_of
+    from invprob.prior_training import check_again, check_exact, recipe_of
 
     loaded = registry.load_prior(prior)
     recipe = recipe_of(registry.prior_folder(prior))
@@ -136,6 +137,8 @@ def check(
         quality, of = judge(loaded, images.astype(float)), data
     elif recipe:
         quality, of = check_again(loaded, recipe, workers), f"{recipe.data}, held out"
+    elif not loaded.learned:
+        quality, of = check_exact(loaded), "exact draws of it"
     else:
         raise typer.BadParameter(f"{prior} does not say what it was trained on: give --data")
     if as_json:

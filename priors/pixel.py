@@ -221,13 +221,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
     Nothing is read before the format's version fits.
     """
+    facts = described(folder)
+    intact_weights(folder, facts.get("sha256", ""))
+    return facts
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what a prior folder's invprob.json says; raises ObservationError on another format."""
     facts = read_json(folder / "invprob.json")
     if facts.get("version") != FORMAT_VERSION:
         raise ObservationError(
             f"{folder}: prior format version {facts.get('version')}, this program reads "
             f"{FORMAT_VERSION}: install a matching invprob"
         )
-    intact_weights(folder, facts.get("sha256", ""))
     return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
 
 
