@@ -79,6 +79,10 @@ class Latent(Pixel):
             (back,) = torch.autograd.grad(self.decode(leaf), leaf, u)
         return back
 
+    def banked(self, z: Tensor) -> Tensor:
+        """Return what the bank keeps of draws z (B, *z_shape): these codes."""
+        return z
+
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the stored bank of the chain's codes."""
         if self.bank is None:

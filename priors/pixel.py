@@ -142,6 +142,10 @@ class Pixel(Prior):
         images = x.reshape(len(x), self.channels, *self.x_shape[-2:])
         return pixel_unshuffle(images / self.scale, self.config.patch)
 
+    def banked(self, z: Tensor) -> Tensor:
+        """Return what the bank keeps of draws z (B, *z_shape): here images, to be turned."""
+        return self.decode(z)
+
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the bank, turned and flipped where that may be.
 
