@@ -89,7 +89,8 @@ def check(
 
     Without the latter, generalisation and copies are left out; `turns` says that its training
     turned and flipped them. Where the decoder is not an isometry, what concerns the denoiser is
-    left out: its errors are of codes, not of images. Raises ObservationError on images of another shape.
+    left out: its errors are of codes, not of images. Raises ObservationError on images of another
+    shape.
     """
     if held_out.shape[1:] != prior.x_shape:
         raise ObservationError(
