@@ -43,8 +43,10 @@ from priors.gaussian import Gaussian as GaussianPrior
 from priors.random_field import RandomField
 
 SETTINGS = {  # short enough to run on everything
+    "cdim": "steps=8,updates=4",
     "copaint": "steps=12",
     "daps": "steps=8,flow_steps=2,langevin_steps=10",
+    "dcps": "steps=12",
     "ddnm": "steps=12",
     "ddrm": "steps=12",
     "diffpir": "steps=12",
@@ -57,6 +59,7 @@ SETTINGS = {  # short enough to run on everything
     "lgd_mc": "steps=20,zeta=0.3,draws=3",
     "map": "iterations=30",
     "mcg": "steps=15,zeta=0.3",
+    "mcgdiff": "steps=12",
     "pigdm": "steps=8",
     "pnp_dm": "steps=8,flow_steps=2,langevin_steps=10",
     "psld": "steps=20",
@@ -74,8 +77,10 @@ OPERATORS = [
     PhaseRetrieval((8, 8)),
 ]
 BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws leave 0.044
+    "cdim": 0.255,
     "copaint": 0.152,
     "daps:langevin_steps=20": 0.171,
+    "dcps": 0.071,
     "ddnm": 0.248,
     "diffpir": 0.354,
     "dps": 0.161,
@@ -92,9 +97,10 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "ddrm": 0.134,
     "tds": 0.066,
     "tds:residual=none": 0.35,
+    "mcgdiff": 0.11,
 }
 SCATTER = {"tds": 0.5, "fk": 0.7, "fps_smc": 0.9}  # seed to seed, relative; values: mean of 8 seeds
-MODES = {"ddnm", "ddrm", "fps_smc"}  # methods that decompose the operator
+MODES = {"ddnm", "ddrm", "fps_smc", "mcgdiff"}  # methods that decompose the operator
 LATENT = {"latent_daps", "latent_dps", "psld", "resample"}
 
 
@@ -177,7 +183,10 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
         ("ddrm", "PhaseRetrieval"),
         ("fps_smc", "Lensing"),
         ("fps_smc", "PhaseRetrieval"),
+        ("cdim", "PhaseRetrieval"),
         ("mcg", "PhaseRetrieval"),
+        ("mcgdiff", "Lensing"),
+        ("mcgdiff", "PhaseRetrieval"),
         ("psld", "PhaseRetrieval"),
         ("wiener", "PhaseRetrieval"),
         *(("repaint", kind) for kind in ("Blur", "Denoising", "Lensing", "PhaseRetrieval")),
@@ -189,10 +198,10 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
     generator.has_encoder = False  # type: ignore[misc]  # as an outsourced prior has none
     for prior, noise, refused_by in (
         (FIELD, speckled, MODES | {"repaint"} | LATENT),
-        (FIELD, COUNTS, MODES | {"mcg", "repaint", "wiener"} | LATENT),
+        (FIELD, COUNTS, MODES | {"cdim", "mcg", "repaint", "wiener"} | LATENT),
         (learned, Gaussian(1.0), {"hmc", "map", "repaint"} | LATENT),
-        (CODES, Gaussian(1.0), MODES | {"mcg", "repaint"}),
-        (generator, Gaussian(1.0), MODES | {"mcg", "repaint"} | LATENT),
+        (CODES, Gaussian(1.0), MODES | {"cdim", "mcg", "repaint"}),
+        (generator, Gaussian(1.0), MODES | {"cdim", "mcg", "repaint"} | LATENT),
     ):
         out = {name for name in SETTINGS if short(name).lacks(prior, Denoising((8, 8)), noise)}
         assert out == refused_by
