@@ -163,9 +163,11 @@ def _load_folder(folder: Path) -> Prior:
 def _load_foreign(folder: Path) -> Prior:
     """Return the prior of a folder that diffusers saved, which draws its bank when first asked."""
     from invprob.prior_training import first_bank
+    from priors._autoencoder import folder_of
+    from priors.latent import Latent
     from priors.pixel import Pixel
 
-    loaded = Pixel.load(folder)
+    loaded = Latent.load(folder) if folder_of(folder) else Pixel.load(folder)
     loaded.chain = first_bank
     return loaded
 
