@@ -6,6 +6,7 @@ They are made of `invprob.panels`. Residuals are whitened by the noise model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,13 +31,20 @@ __all__ = [
 
 
 def observation_figure(observation: Observation) -> Figure:
-    """Return the data and, where it is known, the truth."""
+    """Return the data beside the truth where it is known, else in units of Gaussian noise."""
     data, x_plane, y_plane = _data(observation), *_planes(observation)
-    truth = _truth(observation)
-    figure, axes = grid(1, 1 if truth is None else 2)
-    value(axes[0, -1], data, "data y", y_plane, norm(data))
+    truth, sigma = _truth(observation), observation.noise_sigma
+    figure, axes = grid(1, 1 if truth is None and sigma is None else 2)
     if truth is not None:
         value(axes[0, 0], truth, "truth x", x_plane, norm(truth))
+        value(axes[0, 1], data, "data y", y_plane, norm(data))
+        return figure
+    value(axes[0, 0], data, "data y", y_plane, norm(data))
+    if sigma is not None:
+        ratio = data / observation.operator.picture(
+            np.broadcast_to(sigma, observation.operator.y_shape)
+        )
+        value(axes[0, 1], ratio, "data / σ", replace(y_plane, unit="σ"), norm(ratio))
     return figure
 
 

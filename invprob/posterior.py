@@ -287,17 +287,21 @@ def train(
     return posterior
 
 
-def scale_warning(observation: Observation, prior: Prior) -> str:
-    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+def scale_ratio(observation: Observation, prior: Prior) -> float:
+    """Return the peak of the data over that which draws of the prior give, their median."""
     noise, operator = observation.noise, observation.operator
     typical = noise.expected(operator(prior.decode(prior.draw(16, seed=0))))
     expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
     kept = noise.kept(operator.y_shape)
-    found = float(torch.where(kept, observation.y, 0.0).abs().max())
-    ratio = found / expected
+    return float(torch.where(kept, observation.y, 0.0).abs().max()) / expected
+
+
+def scale_warning(observation: Observation, prior: Prior) -> str:
+    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+    ratio = scale_ratio(observation, prior)
     if 0.1 < ratio < 10:
         return ""
     return (
-        f"the data peak at {found:.3g}, {ratio:.2g} times what this prior and operator give: "
-        "rescale the data and their noise to the prior's unit"
+        f"the data peak at {ratio:.2g} times what this prior and operator give: rescale the data "
+        "and their noise to the prior's unit (`invprob import --flux-scale`)"
     )
