@@ -57,7 +57,7 @@ def _with_error(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "not defined"
     if error is None:
-        return f"{value:.1f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
+        return console.cell(value)
     return f"{value:.1f} ± {error:.1f}"
 
 

@@ -55,7 +55,7 @@ def simulate(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Make an observation of known truth: apply an operator, add noise."""
+    """Make an observation whose truth is known."""
     if truth and truth_draw:
         raise typer.BadParameter("give --truth or --truth-draw, not both")
     options.writable(out)
