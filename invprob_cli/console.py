@@ -93,6 +93,14 @@ def cell(value: Any) -> str:
     return escape(str(value))
 
 
+def measured(value: float, error: float | None) -> str:
+    """Return "12.30 ± 0.42", to two digits of the error where there is one."""
+    if error is None or not 0 < error < math.inf:
+        return cell(value)
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
 def ending(wrote: Sequence[Path], figure: str, following: str) -> None:
     """Print how every command ends: what was written, the one figure, the next command."""
     for path in wrote:

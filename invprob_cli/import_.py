@@ -137,7 +137,7 @@ def import_(
     console.ending(
         [out, figure],
         f"{observation.name}: x {shapes[0]} to y {shapes[1]}, "
-        f"{kept_out.mean():.1%} masked, peak {peak if snr is None else f'{snr:.3g} sigma, {peak}'}",
+        f"{facts['masked']} masked, peak {peak if snr is None else f'{snr:.3g} sigma, {peak}'}",
         f"invprob train --operator {operator} --obs {out}",
     )
 
