@@ -85,6 +85,8 @@ def import_(
     sides = options.sides(size) if size else None
     holes = [options.numbers(text, 3, "--mask-circle") for text in mask_circle or ()]
     level, factor = _number(background, "--background"), _number(flux_scale, "--flux-scale")
+    if sides and len(sides) > 2:
+        raise typer.BadParameter(f"--size {size}: an image has two sides")
     options.writable(out)
 
     from invprob import figures, registry, telescope
@@ -191,7 +193,8 @@ def _noise(
     try:
         found: float | NDArray[np.float64] = float(noise)
     except ValueError:
-        if not Path(noise.partition("[")[0]).suffix:
+        file = Path(noise.partition("[")[0])  # a.fits[2] is HDU 2 of a.fits
+        if not (file.suffix or file.exists()):
             return registry.noise_class(noise).from_config(settings)
         found = stamp.same(noise)
     if settings:

@@ -189,7 +189,7 @@ def test_doctor_is_content_here() -> None:
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
-        # faults_01, 12, 16, 18, 20
+        # fault_01, fault_12, fault_16, fault_18, fault_20
         ("train --obs ob.h5", 3, "did you mean 'obs.h5'"),
         ("train --obs obs.h5 --prior digits-32", 3, "shape (32, 32), the operator needs (16, 16)"),
         ("train --obs obs.h5 --operator blur", 3, "made with the operator denoising, not blur"),
@@ -206,7 +206,7 @@ def test_doctor_is_content_here() -> None:
         ("train --obs obs.h5 --set replay=0.95", 3, "it needs at least 2"),
         ("train --obs obs.h5 --name ../x", 1, "run name '../x' is refused"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
-        # faults_28, 17, 16, 31, 41, 45
+        # fault_28, fault_41, fault_17, fault_31, fault_45
         ("train --resume whole --paths 5", 1, "train.paths: 4 -> 5"),
         ("train --resume whole --prior gaussian", 1, "prior: random_field -> gaussian"),
         ("train --obs obs.h5 --prior google/ddpm-x", 2, "not downloaded"),

@@ -125,6 +125,7 @@ def test_fault_14_and_15_unknown_unit_and_other_scale_are_told(folder: Path) -> 
         (f"{PLAIN} --noise 1 --mask noise.fits", 3, "values other than 0 and 1"),
         (f"{PLAIN} --noise 1 --size 41", 3, "smaller --size"),
         (f"{PLAIN} --noise 1 --size 4x", 2, "needed N, or NYxNX"),
+        (f"{PLAIN} --noise 1 --size 4x5x6", 2, "two sides"),
         (f"{PLAIN} --noise 1 --centre 3", 2, "needed 2 numbers"),
         (f"{PLAIN} --noise 1 --flux-scale 0", 3, "flux_scale is 0"),
         (f"{PLAIN} --noise 1 --background auto --mask-circle 0,0,99", 3, "--background LEVEL"),
