@@ -140,10 +140,26 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     return prior
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise ObservationError on a link that leads out of a prior's folder.
+
+    Those of the hub's cache lead from snapshots to blobs of the same repository.
+    """
+    home = folder.resolve()
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    for file in folder.rglob("*") if folder.is_dir() else ():
+        if not file.resolve().is_relative_to(home):
+            raise ObservationError(
+                f"{file} is a link to {file.resolve()}, out of the prior's folder, which is "
+                "refused: put a copy there"
+            )
+
+
 def _load_folder(folder: Path) -> Prior:
     """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
     from priors.base import Prior
 
+    _refuse_links(folder)
     file = folder / "invprob.json"
     try:
         name = json.loads(file.read_text()).get("module", "pixel")
@@ -164,6 +180,7 @@ def _load_foreign(folder: Path) -> Prior:
     from invprob.prior_training import first_bank
     from priors.pixel import Pixel
 
+    _refuse_links(folder)
     loaded = Pixel.load(folder)
     loaded.chain = first_bank
     return loaded

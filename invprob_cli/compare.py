@@ -249,7 +249,7 @@ def write(
 def _score(value: float | None, error: float | None, best: float | None) -> str:
     if value is None:
         return "not defined"
-    text = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
+    text = console.measured(value, error)
     if value != best:
         return text
     return f"[bold]{text}[/bold]" if console.out.is_terminal else f"{text} *"

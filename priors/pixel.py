@@ -200,8 +200,6 @@ class Pixel(Prior):
     @staticmethod
     def _parts(folder: Path) -> tuple[dict[str, Any], Any, *tuple[Any, ...]]:
         """Return the facts of a folder, and what `__init__` takes besides them."""
-        from safetensors.torch import load_file
-
         facts = read_facts(folder) if (folder / "invprob.json").exists() else None
         found = levels(folder)
         facts = facts or _foreign(folder, found)
@@ -210,10 +208,21 @@ class Pixel(Prior):
             facts["residual_model"] = ResidualModel(
                 tuple(table["floor"]), tuple(table["slope"]), spectrum
             )
-        bank_file = folder / "bank.safetensors"
-        bank = load_file(bank_file)["x"] if bank_file.exists() else None
-        network = network_of(folder)
+        bank, network = _stored_draws(folder / "bank.safetensors"), network_of(folder)
         return facts, network, found.log_rho, found.prediction, bank, found.timesteps
+
+
+def _stored_draws(file: Path) -> Tensor | None:
+    """Return the draws in a file, None where there is none; raises ObservationError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.exists():
+        return None
+    try:
+        return load_file(file)["x"]
+    except (SafetensorError, KeyError) as error:
+        raise ObservationError(f"{file} is corrupt ({error}): restore the prior folder") from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
