@@ -192,6 +192,7 @@ def _of(posterior: Posterior | None, observation: Observation) -> Posterior | No
     """Return the posterior of an observation; the gap of its twins is known of its own alone."""
     if posterior is None or posterior.observation.sha256() == observation.sha256():
         return posterior
+    posterior.policy.refuse_other_data()
     return replace(posterior, observation=observation, certificate=None, gaps=None)
 
 

@@ -111,13 +111,16 @@ class Pixel(Prior):
         """Return the network's (fractional) timestep at time t, by its noise ratio."""
         return float(np.interp(np.log(self.schedule.rho(t)), self.log_rho, self.timesteps))
 
-    def denoise(self, z: Tensor, t: float) -> Tensor:
-        """Return the network's estimate of E[z_0 | z_t = z], shape (B, *z_shape)."""
+    def denoise(self, z: Tensor, t: float, network: torch.nn.Module | None = None) -> Tensor:
+        """Return the estimate of E[z_0 | z_t = z], shape (B, *z_shape).
+
+        It is that of the prior's network, or of another `network` of the same kind.
+        """
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         step = torch.full((len(z),), self.timestep(t), dtype=z.dtype, device=z.device)
         scale, skip, out = PREDICTIONS[self.prediction](alpha, sigma, self.config.sigma_data)
         with torch.autocast(z.device.type, self.precision, enabled=self.precision != torch.float32):
-            output: Tensor = self.network(scale * z, step).sample
+            output: Tensor = (network or self.network)(scale * z, step).sample
         clean = skip * z + out * output.to(z.dtype)
         return (
             clean if self.config.clip is None else clean.clamp(-self.config.clip, self.config.clip)
