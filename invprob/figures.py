@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare_figure",
+    "gallery_figure",
     "observation_figure",
     "posterior_figure",
     "samples_figure",
@@ -158,6 +159,24 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
     return figure
 
 
+def gallery_figure(shown: Sequence[tuple[Observation, Array]]) -> Figure:
+    """Return truth, data, posterior mean and a sample of each (observation, x): a row each."""
+    figure, axes = grid(len(shown), 4, side=2.6)
+    for row, (observation, x) in zip(axes, shown, strict=True):
+        data, truth = _data(observation), _truth(observation)
+        x_plane, y_plane = _planes(observation)
+        mean = x.mean(0)
+        scale = norm(mean if truth is None else truth)
+        if truth is None:
+            row[0].set_axis_off()
+        else:
+            value(row[0], truth, observation.name, x_plane, scale)
+        value(row[1], data, "data", y_plane, norm(data))
+        value(row[2], mean, "posterior mean", x_plane, scale, band=x, behind=truth)
+        value(row[3], x[0], "one sample", x_plane, scale, behind=truth)
+    return figure
+
+
 def _data(observation: Observation) -> Array:
     """Return the picture of the (first) data, NaN where masked."""
     data = observation.data.reshape(-1, *observation.operator.y_shape)[0].astype(float)
@@ -195,5 +214,8 @@ def _planes(observation: Observation) -> tuple[Plane, Plane]:
     """Return the planes of x and of y."""
     operator = observation.operator
     x = Plane(getattr(operator, "source_pixel_scale", None), observation.unit)
-    y = Plane(getattr(operator, "pixel_scale", None), observation.unit, operator.axes)
+    counts = observation.noise_name in ("poisson", "transmission")
+    own = "counts" if counts else operator.data_unit
+    unit = observation.unit if own is None else own
+    y = Plane(getattr(operator, "pixel_scale", None), unit, operator.axes)
     return x, y
