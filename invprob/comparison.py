@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invprob import registry
 from invprob.baselines.base import Baseline
-from invprob.certificate import Certificate, certify
+from invprob.certificate import Certificate, certify, reliable
 from invprob.draws import Array, Draws, corrected, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import TRUTH_SCORES, against_truth
@@ -174,11 +174,12 @@ def _run(
         "train_seconds": train_seconds,
         "seconds_amortised": (cost["seconds"] + train_seconds) / n,
     }
+    trusted = particles or reliable(certificate.ess, certificate.pareto_k)
     errors: Scores = {
         "log_likelihood": _standard_error(draws.log_likelihood),
         "chi2_per_pixel": _standard_error(draws.chi2),
         "elbo": certificate.elbo_se,
-        "log_z": certificate.log_z_se,
+        "log_z": certificate.log_z_se if trusted else None,  # one weight knows of no other
     }
     return Result(name, draws, certificate, scores, errors)
 

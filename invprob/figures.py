@@ -118,15 +118,25 @@ def training_figure(metrics: Sequence[dict[str, Any]]) -> Figure:
 
 
 def compare_figure(observation: Observation, results: Sequence[Result]) -> Figure:
-    """Return mean, std, residual and two samples of each method: a row each, on shared scales."""
+    """Return mean, std, residual and two samples of each method: a row each, on shared scales.
+
+    Truth, where it is known, and data are above them.
+    """
     x_plane, y_plane = _planes(observation)
-    truth = _truth(observation)
+    data, truth = _data(observation), _truth(observation)
     means = [result.draws.x.mean(0) for result in results]
     stds = [result.draws.x.std(0) for result in results]
     scale = norm(means[0] if truth is None else truth)
     spread = Normalize(0, float(max(std.max() for std in stds)) or 1.0)
-    figure, axes = grid(len(results), 5, side=3.0)
-    for row, result, mean, std in zip(axes, results, means, stds, strict=True):
+    figure, axes = grid(1 + len(results), 5, side=3.0)
+    for ax in axes[0]:
+        ax.set_axis_off()
+    value(axes[0, 2], data, "data y", y_plane, norm(data))
+    axes[0, 2].set_axis_on()
+    if truth is not None:
+        value(axes[0, 0], truth, "truth x", x_plane, scale)
+        axes[0, 0].set_axis_on()
+    for row, result, mean, std in zip(axes[1:], results, means, stds, strict=True):
         x = result.draws.x
         value(row[0], mean, "mean", x_plane, scale, band=x, behind=truth)
         name = result.name if len(result.name) < 26 else f"{result.name[:24]}…"
@@ -138,6 +148,10 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
+    for ax in axes[2:].flat:  # as in the first row of methods
+        ax.set_title("")
+    for ax in axes[1:-1].flat:
+        ax.set_xlabel("")
     return figure
 
 

@@ -97,9 +97,14 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "ddrm": 0.134,
     "tds": 0.066,
     "tds:residual=none": 0.35,
-    "mcgdiff": 0.11,
+    "mcgdiff": 0.18,
 }
-SCATTER = {"tds": 0.5, "fk": 0.7, "fps_smc": 0.9}  # seed to seed, relative; values: mean of 8 seeds
+SCATTER = {
+    "tds": 0.5,
+    "fk": 0.7,
+    "fps_smc": 0.9,
+    "mcgdiff": 0.7,
+}  # seed to seed, relative; values: mean of 8 seeds
 MODES = {"ddnm", "ddrm", "fps_smc", "mcgdiff"}  # methods that decompose the operator
 LATENT = {"latent_daps", "latent_dps", "psld", "resample"}
 
