@@ -132,13 +132,12 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
     Above them are the truth, where it is known, and the data.
     """
     x_plane, y_plane = _planes(observation)
-    truth = _truth(observation)
+    data, truth = _data(observation), _truth(observation)
     means = [result.draws.x.mean(0) for result in results]
     stds = [result.draws.x.std(0) for result in results]
     scale = norm(means[0] if truth is None else truth)
     spread = Normalize(0, float(max(std.max() for std in stds)) or 1.0)
     figure, axes = grid(1 + len(results), 5, side=3.0)
-    data = _data(observation)
     value(axes[0, 2], data, "data y", y_plane, norm(data))
     if truth is not None:
         value(axes[0, 0], truth, "truth x", x_plane, scale)
@@ -156,6 +155,10 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
+    for ax in axes[2:].flat:  # as in the first row of methods
+        ax.set_title("")
+    for ax in axes[1:-1].flat:
+        ax.set_xlabel("")
     return figure
 
 

@@ -49,6 +49,11 @@ def coder(kind: type = AutoencoderKL, **settings: Any) -> Any:
 
 @pytest.fixture
 def prior() -> Latent:
+    return tiny()
+
+
+def tiny() -> Latent:
+    """A latent prior of random networks."""
     torch.manual_seed(1)
     network = UNet2DModel(
         sample_size=4,
