@@ -198,7 +198,7 @@ def _run(
         if "steps=" not in name:
             # every baseline is a dataclass of its settings, its base is not
             method = replace(method, steps=prior.steps)  # type: ignore[type-var]
-        sampler = partial(method.propose, prior)
+        seconds, sampler = method.train(prior, likelihood), partial(method.propose, prior)
         times, particles = method.times(prior), method.particles
     draws, cost = measured(prior, likelihood, sampler, times, n, seed, report, particles)
     gaps = None if policy is None else _twin_gaps(problem, policy, config, times)

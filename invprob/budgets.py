@@ -76,6 +76,7 @@ class Budget:
         """Return what n samples with so many steps cost, in the budget's unit."""
         short = replace(method, steps=steps)  # type: ignore[type-var]  # all are dataclasses
         few = n if self.kind == "seconds" else 1
+        short.train(prior, likelihood)
         sampler = partial(short.propose, prior)
         _, cost = measured(prior, likelihood, sampler, short.times(prior), few, 0)
         return cost["seconds" if self.kind == "seconds" else "network_evaluations"]
