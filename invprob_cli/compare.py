@@ -56,9 +56,7 @@ def compare(
     budget: Annotated[
         str | None, typer.Option(help="Of each method: nfe=2000, seconds=60 or paper.")
     ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Search step sizes on simulated twins first.")
-    ] = False,
+    tune: options.Tune = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: the run, or beside --obs.")
     ] = None,
@@ -122,7 +120,7 @@ def compare(
     for why in left_out.values():
         console.say(f"not run: {why}")
     if tune:
-        console.say("tuned on simulated twins: what their names say of a step size")
+        console.say(options.TUNED)
     trained = f"sample --n 256 --run {opened.path}" if opened else f"train --obs {file}"
     console.ending(wrote, headline(rows), f"invprob {trained}")
 
