@@ -61,11 +61,12 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
-FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
+LEARNED = ("latent", "outsourced", "pixel")  # of `priors/`: nothing without a folder
+FOLDER_MODULES = (*LEARNED, "random_field")  # each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "process", "training", *FOLDER_MODULES},
+    "priors": {"base", "process", "training", *LEARNED},
     "baselines": {"base"},
     "suites": {"base"},
     "simulators": set(),

@@ -145,6 +145,10 @@ class Pixel(Prior):
         images = x.reshape(len(x), self.channels, *self.x_shape[-2:])
         return pixel_unshuffle(images / self.scale, self.config.patch)
 
+    def banked(self, z: Tensor) -> Tensor:
+        """Return what the bank keeps of draws z (B, *z_shape): here images, to be turned."""
+        return self.decode(z)
+
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the bank, turned and flipped where that may be.
 
@@ -233,13 +237,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
     Nothing is read before the format's version fits.
     """
+    facts = described(folder)
+    intact_weights(folder, facts.get("sha256", ""))
+    return facts
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what a prior folder's invprob.json says; raises ObservationError on another format."""
     facts = read_json(folder / "invprob.json")
     if facts.get("version") != FORMAT_VERSION:
         raise ObservationError(
             f"{folder}: prior format version {facts.get('version')}, this program reads "
             f"{FORMAT_VERSION}: install a matching invprob"
         )
-    intact_weights(folder, facts.get("sha256", ""))
     return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
 
 
