@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare_figure",
+    "gallery_figure",
     "observation_figure",
     "posterior_figure",
     "samples_figure",
@@ -131,13 +132,12 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
     Above them are the truth, where it is known, and the data.
     """
     x_plane, y_plane = _planes(observation)
-    truth = _truth(observation)
+    data, truth = _data(observation), _truth(observation)
     means = [result.draws.x.mean(0) for result in results]
     stds = [result.draws.x.std(0) for result in results]
     scale = norm(means[0] if truth is None else truth)
     spread = Normalize(0, float(max(std.max() for std in stds)) or 1.0)
     figure, axes = grid(1 + len(results), 5, side=3.0)
-    data = _data(observation)
     value(axes[0, 2], data, "data y", y_plane, norm(data))
     if truth is not None:
         value(axes[0, 0], truth, "truth x", x_plane, scale)
@@ -155,6 +155,28 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
+    for ax in axes[2:].flat:  # as in the first row of methods
+        ax.set_title("")
+    for ax in axes[1:-1].flat:
+        ax.set_xlabel("")
+    return figure
+
+
+def gallery_figure(shown: Sequence[tuple[Observation, Array]]) -> Figure:
+    """Return truth, data, posterior mean and a sample of each (observation, x): a row each."""
+    figure, axes = grid(len(shown), 4, side=2.6)
+    for row, (observation, x) in zip(axes, shown, strict=True):
+        data, truth = _data(observation), _truth(observation)
+        x_plane, y_plane = _planes(observation)
+        mean = x.mean(0)
+        scale = norm(mean if truth is None else truth)
+        if truth is None:
+            row[0].set_axis_off()
+        else:
+            value(row[0], truth, observation.name, x_plane, scale)
+        value(row[1], data, "data", y_plane, norm(data))
+        value(row[2], mean, "posterior mean", x_plane, scale, band=x, behind=truth)
+        value(row[3], x[0], "one sample", x_plane, scale, behind=truth)
     return figure
 
 
@@ -195,5 +217,8 @@ def _planes(observation: Observation) -> tuple[Plane, Plane]:
     """Return the planes of x and of y."""
     operator = observation.operator
     x = Plane(getattr(operator, "source_pixel_scale", None), observation.unit)
-    y = Plane(getattr(operator, "pixel_scale", None), observation.unit, operator.axes)
+    counts = observation.noise_name in ("poisson", "transmission")
+    own = "counts" if counts else operator.data_unit
+    unit = observation.unit if own is None else own
+    y = Plane(getattr(operator, "pixel_scale", None), unit, operator.axes)
     return x, y

@@ -24,6 +24,7 @@ from invprob import distributed, pretrained, registry
 from invprob.certificate import Certificate, certify
 from invprob.config import TrainConfig
 from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
+from invprob.fine_tuned import build
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
@@ -31,7 +32,7 @@ from invprob.policy import Policy
 from invprob.rtb import Trainer
 from invprob.run import Run
 from invprob.trajectory import Progress, Propose
-from invprob.twins import measured_gaps, simulated_twins
+from invprob.twins import Twins, measured_gaps, simulated_twins
 from operators.errors import ObservationError, RunError, UnknownName
 from priors.base import Prior
 
@@ -112,8 +113,10 @@ class Posterior:
 
         The policy serves what it was trained for: data of its instrument, or of those that its
         training ranged over. How well is measured on twins simulated with the new instrument, as
-        many as `config` says. Raises ObservationError where the prior does not fit.
+        many as `config` says. Raises ObservationError where the prior does not fit, or where the
+        policy does not read data.
         """
+        self.policy.refuse_other_data()
         config = config or TrainConfig()
         if observation.operator.x_shape != self.prior.x_shape:
             raise ObservationError(
@@ -147,7 +150,8 @@ class Posterior:
 
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_file(self.policy.state_dict(), path / "policy.safetensors")
+        weights = {name: value.contiguous() for name, value in self.policy.state_dict().items()}
+        save_file(weights, path / "policy.safetensors")
         if not (path / "obs.h5").exists():
             self.observation.write(path / "obs.h5")
         card = {
@@ -184,7 +188,7 @@ class Posterior:
                 "leave --prior out, or train with that one"
             )
         loaded = registry.load_prior(name, observation.operator.x_shape)
-        policy = Policy(loaded, **card["policy"])
+        policy = build(loaded, TrainConfig(**card["policy"]))
         pretrained.load_weights(policy, path / "policy.safetensors")
         known = card["certificate"]
         certificate = Certificate(**known) if known else None
@@ -241,11 +245,14 @@ def train(
     trainer = Trainer(loaded, bind(observation, device), config, instruments)
     if start is not None:
         trainer.start_from(start.policy)
-    twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
+    twins: list[Twins] = []  # they say nothing of a policy that knows the real data alone
+    if trainer.policy.reads_data:
+        twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
     state = distributed.from_first(lambda: run.load_checkpoint() if run else None)
     kept = run if distributed.rank() == 0 else None  # one rank writes
     if state is None:
-        gap_start = float(measured_gaps(twins, loaded, trainer.average, config).mean())
+        before = measured_gaps(twins, loaded, trainer.average, config)
+        gap_start = None if before is None else float(before.mean())
         seconds = 0.0
     else:
         trainer.load(state["trainer"])
@@ -262,7 +269,7 @@ def train(
             save()
             raise Interrupted(f"stopped after step {trainer.step} of {trainer.total}")
         figures = trainer.advance()
-        stage = "warm start" if trainer.step <= config.warm_steps else "RTB"
+        stage = "warm start" if trainer.step <= trainer.config.warm_steps else "RTB"
         if kept:
             kept.append_metrics({"step": trainer.step, "stage": stage, **figures})
         if progress:

@@ -45,10 +45,13 @@ PriorName = Annotated[
         "runs that file (and is named again wherever the run is used).",
     ),
 ]
+Tune = Annotated[bool, typer.Option("--tune", help="Search step sizes on simulated twins first.")]
 Size = Annotated[
     str | None,
     typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
 ]
+
+TUNED = "tuned on simulated twins: what their names say of a step size"
 
 Config = TypeVar("Config")
 

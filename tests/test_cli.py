@@ -17,7 +17,7 @@ import pytest
 
 from invprob.observation import Observation
 from invprob.rtb import Trainer
-from invprob_cli import options
+from invprob_cli import compare, options
 from invprob_cli.certificate import PROMISED
 from invprob_cli.compare import split_methods
 from operators.errors import UnknownName
@@ -140,6 +140,18 @@ def test_compare_scores_the_run_and_baselines(folder: Path) -> None:
     assert rows[2]["elbo"] is None
     assert json.loads(Path("runs/whole/compare.json").read_text()) == facts
     assert len(Path("runs/whole/compare.csv").read_text().splitlines()) == 4
+
+
+def test_many_methods_have_a_row_each(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = dict.fromkeys(compare.MAIN, 2.0)
+    rows = [{"name": f"m{i}", **scores, "rmse": 1.0 + i, "se": {}} for i in range(7)]
+    compare.show(rows, 4, 1)
+    lines = capsys.readouterr().out.splitlines()
+    heads = next(line.split() for line in lines if "rmse" in line)
+    assert heads[0] == "rmse"
+    cells = {line.split()[0]: line.split()[1] for line in lines if line.strip().startswith("m")}
+    assert list(cells) == [f"m{i}" for i in range(7)]
+    assert cells["m6"] == "7"
 
 
 def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
