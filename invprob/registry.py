@@ -135,7 +135,8 @@ def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
     """Return the prior of that name, of one band where it has no bands of its own."""
     text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
-        return _load_folder(folder)
+        loaded = _load_folder(folder)
+        return loaded.on(tuple(x_shape)) if x_shape else loaded
     if (folder / "unet" / "config.json").is_file():
         return _load_foreign(folder)
     if "/" in text and ":" not in text:
