@@ -1,4 +1,4 @@
-"""Train the shipped prior `digits-32-vae`, noise under the decoder of a variational autoencoder.
+"""Train the prior `digits-32-vae`, noise under the decoder of a variational autoencoder.
 
     python examples/train_digits_vae.py --out priors/weights/digits-32-vae [--device cuda]
 
