@@ -178,7 +178,7 @@ class Lensing(LinearOperator):
     @property
     def _checked_psf(self) -> npt.NDArray[np.float64]:
         bands = self.source_shape[:-2]
-        several = bool(bands) and np.ndim(self.psf) == 3
+        several = bool(bands) and np.asarray(self.psf).ndim == 3
         psf = _parameters.array("psf", self.psf, ndim=3 if several else 2)
         if psf.shape[:-2] not in ((), bands) or any(n % 2 == 0 for n in psf.shape[-2:]):
             raise ObservationError(
@@ -208,9 +208,8 @@ class Lensing(LinearOperator):
     def _rays(self) -> SparseMatrix:
         x, y = ray_positions(self._padded_shape, self.pixel_scale, self.supersampling)
         beta_x, beta_y = self.source_position(x, y)
-        return ray_matrix(
-            beta_x, beta_y, self.supersampling, self.source_shape[-2:], self.source_pixel_scale
-        )
+        ny, nx = self.source_shape[-2:]
+        return ray_matrix(beta_x, beta_y, self.supersampling, (ny, nx), self.source_pixel_scale)
 
     @cached_property
     def _spectrum(self) -> Tensor:
