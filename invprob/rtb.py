@@ -71,7 +71,7 @@ class Trainer:
             )
         self.prior, self.likelihood, self.config = prior, likelihood, config
         self.instruments = instruments
-        self.steps = config.steps or prior.steps
+        self.steps = config.steps or config.finer * prior.steps
         self.times = prior.schedule.grid(self.steps)
         torch.manual_seed(config.seed)
         self.policy = Policy(prior, self.steps, config.width, config.blocks).to(prior.device)
