@@ -17,6 +17,8 @@ FLAGS = {
         "needs_svd",
         "needs_gaussian",
         "needs_known_prior",
+        "needs_pixels",
+        "needs_latent",
         "needs_gradient",
         "needs_network_gradient",
         "particles",

@@ -262,6 +262,17 @@ def test_command_prints_the_promised_document(folder: Path) -> None:
     assert Path("benchmark-gaussian-d2/figures/benchmark.png").stat().st_size > 1000
 
 
+def test_tuning_finds_the_step_size_of_vectors(folder: Path) -> None:
+    """DPS's default step, chosen on images, is a hundred times too large for a process."""
+    command = "benchmark --suite levy --problem gauss_denoising --n 40 --methods oracle,dps"
+    default, best = document(command), document(f"{command} --tune")
+    assert [row["name"] for row in default["methods"]] == ["oracle", "dps"]
+    assert best["methods"][1]["name"] == "dps:zeta=0.009"
+    found = [facts["methods"][1]["sliced_wasserstein"] for facts in (default, best)]
+    assert found[1] < found[0] / 50
+    assert best["tuned"] and not default["tuned"]
+
+
 def test_command_runs_on_an_instance_file(folder: Path) -> None:
     file = FOLDER / "d8_dy1_s0.h5"
     shown = invoke(f"benchmark --instance {file} --methods oracle --n 40 --out shown").stdout

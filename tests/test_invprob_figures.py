@@ -85,7 +85,14 @@ def test_samples_and_comparisons_have_a_panel_each(make: Any) -> None:
     results: Any = [
         SimpleNamespace(name=n, draws=draws(observation, k)) for n, k in (("a", 3), ("b", 1))
     ]
-    assert len(titles(figures.compare_figure(observation, results))) == 9  # one has one sample
+    shown = titles(figures.compare_figure(observation, results))
+    assert len(shown) == 2 + 5 + 4  # truth and data; the second has one sample
+    assert [t.split(",")[0] for t in shown[:2]] == ["truth x", "data y"]
+
+
+def test_data_without_a_truth_are_shown_in_units_of_the_noise() -> None:
+    observation = dataclasses.replace(lens(), truth=None)
+    assert titles(figures.observation_figure(observation))[-1].startswith("data / σ")
 
 
 def test_training_figure_takes_any_metrics() -> None:
