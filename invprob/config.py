@@ -99,6 +99,10 @@ class TrainConfig:
             raise UnknownName(f"no quality {quality!r}: choose {', '.join(QUALITIES)}")
         return replace(self, **QUALITIES[quality])
 
+    def chain_steps(self, own: int) -> int:
+        """Return the steps of the chain, for a prior that takes `own` of itself."""
+        return self.steps or self.finer * own
+
     @property
     def stored(self) -> float:
         """Share of the paths that come from the buffer of earlier ones."""
