@@ -13,7 +13,8 @@
 
 (Venkatraman et al. 2024, arXiv 2405.20971; VarGrad: Richter et al. 2020, 2010.10436; Trust-PCL:
 Deleu et al. 2025, 2509.01632.) The gradient takes two passes: one without autograd for log w, one
-that adds step after step, so memory does not grow with the length of the chain.
+that adds step after step, so what autograd holds does not grow with the length of the chain. What
+is kept of the paths does.
 """
 
 from __future__ import annotations

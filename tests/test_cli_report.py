@@ -39,3 +39,5 @@ def test_fault_44_a_report_shows_what_the_run_holds_and_escapes_it(folder: Path)
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "train.warm_steps" in text
     refused("report --run none", 1, "no run 'none'")
+    Path("runs/one/compare.json").write_text("{")
+    refused("report --run one", 3, "compare.json is damaged")

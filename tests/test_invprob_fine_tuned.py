@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ranks import on_ranks
 from safetensors.torch import load_file
 from test_priors_pixel import network
 
@@ -33,7 +34,7 @@ from priors.process import generators
 
 CONFIG = TrainConfig(
     steps=4, rtb_steps=3, paths=4, rtb_rate=1e-3, rank=2, bank=8, width=8, blocks=1,
-    warm_batch=4, certified=4, twins=2, twin_paths=1,
+    warm_batch=8, certified=4, twins=2, twin_paths=1,
 )  # fmt: skip
 KINDS = ("full", "lora")
 
@@ -198,6 +199,22 @@ def test_training_raises_the_elbo(kind: str, rate: float) -> None:
         trainer.advance()
     gain = log_w() - before
     assert gain.mean() > 4 * gain.std() / 128**0.5
+
+
+def weights_after(steps: int) -> torch.Tensor:
+    prior, observation = problem()
+    trainer = Trainer(prior, bind(observation), config("full"))
+    for _ in range(steps):
+        trainer.advance()
+    return torch.cat([p.detach().flatten() for p in trainer.policy.parameters()])
+
+
+@pytest.mark.slow
+def test_two_ranks_train_the_weights_of_one_process(tmp_path: Path) -> None:
+    start, alone = weights_after(0), weights_after(2)
+    one, other = on_ranks(2, weights_after, tmp_path, 2)
+    assert torch.equal(one, other)
+    assert (one - alone).norm() < 1e-3 * (alone - start).norm()
 
 
 def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def test_a_policy_of_other_shape_is_no_start() -> None:
     one, two = (
         Trainer(prior, bind(observation), TrainConfig(width=width, blocks=1)) for width in (8, 16)
     )
-    with pytest.raises(ObservationError, match="same steps, width and blocks"):
+    with pytest.raises(ObservationError, match="choose the same ones"):
         two.start_from(one.policy)
     wide = Observation(Denoising((4,)), np.arange(4.0), 0.1)
     with pytest.raises(ObservationError, match="train one for it"):
