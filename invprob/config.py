@@ -14,7 +14,7 @@ POLICIES = ("guided", "lora", "full")  # see `invprob.policy` and `invprob.fine_
 QUALITIES: dict[str, dict[str, Any]] = {
     "draft": {"warm_steps": 100, "rtb_steps": 3},
     "default": {},
-    "high": {"finer": 2, "warm_steps": 1000, "rtb_steps": 12},
+    "high": {"finer": 2, "warm_steps": 400, "rtb_steps": 8},
 }
 
 
