@@ -66,11 +66,13 @@ LEVELS = """\
 What the tangent gains over the measured covariance at one step, in nats of EUBO, on the same exact
 paths: the reason for where it begins."""
 READING = """\
-How to read it. What a kernel of fixed variance loses falls as 1 / N; the gap falls far less, so
-most of it is not that, and a fitted variance gains nothing. A solve of the shift that stops short
-costs most on bright sources, which are the tail of log w. The rest is the mean of guidance: the
-covariance that it assumes of the denoiser's error. At low noise the network's own derivative is a
-better one. At higher noise it is none, for a good part of it is antisymmetric or negative."""
+How to read it. What a kernel of fixed variance loses falls as 1 / N: the rows of three lengths part
+the gap into that and a rest that no number of steps takes away. Fitted variances gain nothing, so
+the modes that data narrow are no Fourier bands but the instrument's own. A solve of the shift that
+stops short costs most on bright sources, which are the tail of log w. The rest is the mean of
+guidance: the covariance that it assumes of the denoiser's error. At low noise the network's own
+derivative is a better one; at higher noise it is none, for a good part of it is antisymmetric or
+negative."""
 
 
 def main() -> None:
