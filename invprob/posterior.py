@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invprob import distributed, registry
+from invprob import distributed, pretrained, registry
 from invprob.certificate import Certificate, certify
 from invprob.config import TrainConfig
 from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
@@ -155,6 +155,7 @@ class Posterior:
         if not (path / "obs.h5").exists():
             self.observation.write(path / "obs.h5")
         card = {
+            "version": pretrained.VERSION,
             "prior": self.prior_name,
             "policy": self.policy.settings,
             "seconds": self.seconds,
@@ -167,21 +168,14 @@ class Posterior:
     def from_pretrained(
         cls, folder: str | Path, operator: str | None = None, prior: str | None = None
     ) -> Posterior:
-        """Read what `save_pretrained` wrote; raises RunError where a file is missing.
+        """Read what `save_pretrained` wrote; raises RunError where that is not whole.
 
         No code named in the folder is run: a posterior with the user's own operator or prior
-        needs its `file.py:Class` given here. Raises UnknownName on another prior than its own.
+        needs its `file.py:Class` given here. Raises UnknownName on another prior than its own,
+        and what `invprob.pretrained` raises.
         """
-        from safetensors.torch import load_file
-
         path = Path(folder)
-        for name in ("posterior.json", "policy.safetensors", "obs.h5"):
-            if not (path / name).exists():
-                raise RunError(
-                    f"{path} holds no {name}: its training has not finished. "
-                    f"Resume it with `invprob train --resume {path.name}`"
-                )
-        card = json.loads((path / "posterior.json").read_text())
+        card = pretrained.read_card(path)
         observation = Observation.read(path / "obs.h5", operator).one(0)
         name = prior or card["prior"]
         if prior is None and ":" in name:
@@ -195,7 +189,7 @@ class Posterior:
             )
         loaded = registry.load_prior(name, observation.operator.x_shape)
         policy = build(loaded, TrainConfig(**card["policy"]))
-        policy.load_state_dict(load_file(path / "policy.safetensors"))
+        pretrained.load_weights(policy, path / "policy.safetensors")
         known = card["certificate"]
         certificate = Certificate(**known) if known else None
         gaps = None if card.get("gaps") is None else np.array(card["gaps"])
@@ -294,17 +288,21 @@ def train(
     return posterior
 
 
-def scale_warning(observation: Observation, prior: Prior) -> str:
-    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+def scale_ratio(observation: Observation, prior: Prior) -> float:
+    """Return the peak of the data over that which draws of the prior give, their median."""
     noise, operator = observation.noise, observation.operator
     typical = noise.expected(operator(prior.decode(prior.draw(16, seed=0))))
     expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
     kept = noise.kept(operator.y_shape)
-    found = float(torch.where(kept, observation.y, 0.0).abs().max())
-    ratio = found / expected
+    return float(torch.where(kept, observation.y, 0.0).abs().max()) / expected
+
+
+def scale_warning(observation: Observation, prior: Prior) -> str:
+    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+    ratio = scale_ratio(observation, prior)
     if 0.1 < ratio < 10:
         return ""
     return (
-        f"the data peak at {found:.3g}, {ratio:.2g} times what this prior and operator give: "
-        "rescale the data and their noise to the prior's unit"
+        f"the data peak at {ratio:.2g} times what this prior and operator give: rescale the data "
+        "and their noise to the prior's unit (`invprob import --flux-scale`)"
     )

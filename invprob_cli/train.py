@@ -77,7 +77,7 @@ def train(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train the posterior of an observation, or of many; Ctrl-C saves it."""
+    """Train the posterior of an observation, or of many."""
     if obs is None and resume is None:
         raise typer.BadParameter("give --obs FILE, or --resume RUN")
     if resume and name:
