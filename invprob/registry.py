@@ -63,7 +63,7 @@ BASES = {
 WEIGHTS = ROOT / "priors" / "weights"
 FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
-    "operators": {"base", "errors"},
+    "operators": {"adapters", "base", "errors"},
     "noises": {"base"},
     "priors": {"base", "process", "training", *FOLDER_MODULES},
     "baselines": {"base"},
