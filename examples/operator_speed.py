@@ -65,6 +65,9 @@ def lensing(repeats: int) -> dict[str, Any]:
         theirs = caustics_simulator(psf)
         if theirs is not None:
             tasks[f"caustics, 2x, batch {batch}"] = batch, gradient_of(theirs, x)
+        if theirs is not None and batch > 1:
+            one_by_one = gradient_of(theirs, x[:1])
+            tasks[f"caustics, 2x, batch {batch}, in a loop"] = 1, one_by_one
     return interleaved(tasks, repeats)
 
 

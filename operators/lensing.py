@@ -98,7 +98,7 @@ class Lensing(LinearOperator):
             value = _parameters.number(name, getattr(self, name), unit="arcsec", above=0)
             set_(self, name, value)
         if self.psf is not None:
-            set_(self, "psf", self._checked_psf)
+            set_(self, "psf", self._checked(self.psf))
         s = _parameters.whole("supersampling", self.supersampling, at_least=1, at_most=16)
         set_(self, "supersampling", s)
 
@@ -175,11 +175,11 @@ class Lensing(LinearOperator):
         (my, mx), (ny, nx) = self._margin, self.image_shape
         return a[..., 2 * my : 2 * my + ny, 2 * mx : 2 * mx + nx]
 
-    @property
-    def _checked_psf(self) -> npt.NDArray[np.float64]:
+    def _checked(self, given: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The PSF as an array that fits the bands; raises `ObservationError`."""
         bands = self.source_shape[:-2]
-        several = bool(bands) and np.ndim(self.psf) == 3
-        psf = _parameters.array("psf", self.psf, ndim=3 if several else 2)
+        several = bool(bands) and np.ndim(given) == 3
+        psf = _parameters.array("psf", given, ndim=3 if several else 2)
         if psf.shape[:-2] not in ((), bands) or any(n % 2 == 0 for n in psf.shape[-2:]):
             raise ObservationError(
                 f"psf has shape {psf.shape}; needed odd sizes (ky, kx), so that it has a central "
@@ -208,8 +208,9 @@ class Lensing(LinearOperator):
     def _rays(self) -> SparseMatrix:
         x, y = ray_positions(self._padded_shape, self.pixel_scale, self.supersampling)
         beta_x, beta_y = self.source_position(x, y)
+        height, width = self.source_shape[-2:]
         return ray_matrix(
-            beta_x, beta_y, self.supersampling, self.source_shape[-2:], self.source_pixel_scale
+            beta_x, beta_y, self.supersampling, (height, width), self.source_pixel_scale
         )
 
     @cached_property
