@@ -61,11 +61,12 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
-FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
+LEARNED = ("latent", "outsourced", "pixel")  # of `priors/`: nothing without a folder
+FOLDER_MODULES = (*LEARNED, "random_field")  # each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"adapters", "base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "process", "training", *FOLDER_MODULES},
+    "priors": {"base", "process", "training", *LEARNED},
     "baselines": {"base"},
     "suites": {"base"},
     "simulators": set(),
@@ -153,10 +154,26 @@ def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
     return prior
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise ObservationError on a link that leads out of a prior's folder.
+
+    Those of the hub's cache lead from snapshots to blobs of the same repository.
+    """
+    home = folder.resolve()
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    for file in folder.rglob("*") if folder.is_dir() else ():
+        if not file.resolve().is_relative_to(home):
+            raise ObservationError(
+                f"{file} is a link to {file.resolve()}, out of the prior's folder, which is "
+                "refused: put a copy there"
+            )
+
+
 def _load_folder(folder: Path) -> Prior:
     """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
     from priors.base import Prior
 
+    _refuse_links(folder)
     file = folder / "invprob.json"
     try:
         name = json.loads(file.read_text()).get("module", "pixel")
@@ -177,6 +194,7 @@ def _load_foreign(folder: Path) -> Prior:
     from invprob.prior_training import first_bank
     from priors.pixel import Pixel
 
+    _refuse_links(folder)
     loaded = Pixel.load(folder)
     loaded.chain = first_bank
     return loaded

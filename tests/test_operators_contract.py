@@ -642,7 +642,7 @@ def test_bad_r2_is_refused(r2: float | torch.Tensor) -> None:
         Denoising((2,)).solve(r2, Gaussian(1.0), torch.ones(2, 2))
 
 
-def test_kernels_run_without_a_writable_cache(
+def test_fault_42_kernels_run_without_a_writable_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import numba
@@ -659,7 +659,9 @@ def test_kernels_run_without_a_writable_cache(
     assert out[0] == 2
 
 
-def test_damaged_cache_is_recompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_fault_43_damaged_cache_is_recompiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import numba
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
