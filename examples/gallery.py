@@ -21,7 +21,7 @@ import torch
 from invprob import figures, registry
 from invprob.config import TrainConfig
 from invprob.observation import Observation
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.posterior import Posterior, train
 from invprob.settings import changed
 from invprob.simulate import draw_truth, simulate
@@ -66,7 +66,7 @@ SCENES = {
     ),
     "linear": Scene(shape=(16,)),
     "mri": Scene("digits-32"),
-    "navier_stokes": Scene(shape=(32, 32), settings={"steps": 24}),
+    "navier_stokes": Scene("random_field", (32, 32), settings={"steps": 24}),
     "phase_retrieval": Scene("digits-32"),
     "super_resolution": Scene("digits-32"),
     "tomography": Scene(
@@ -92,7 +92,7 @@ def main() -> None:
         if asked.quick:
             known = observation.prior
             prior = registry.load_prior(known, observation.operator.x_shape)
-            posterior = Posterior(observation, prior, known, Policy(prior, QUICK_STEPS), None)
+            posterior = Posterior(observation, prior, known, Guided(prior, QUICK_STEPS), None)
         else:
             posterior = train(observation, config=TrainConfig(seed=asked.seed))
         draws = posterior.draw(asked.n, asked.seed)
