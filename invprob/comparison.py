@@ -176,8 +176,9 @@ def _run(
     }
     trusted = particles or reliable(certificate.ess, certificate.pareto_k)
     errors: Scores = {
-        "log_likelihood": _standard_error(draws.log_likelihood),
-        "chi2_per_pixel": _standard_error(draws.chi2),
+        # particles are no independent draws
+        "log_likelihood": None if particles else _standard_error(draws.log_likelihood),
+        "chi2_per_pixel": None if particles else _standard_error(draws.chi2),
         "elbo": certificate.elbo_se,
         "log_z": certificate.log_z_se if trusted else None,  # one weight knows of no other
     }

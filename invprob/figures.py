@@ -6,6 +6,7 @@ They are made of `invprob.panels`. Residuals are whitened by the noise model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,6 +132,9 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
     figure, axes = grid(1 + len(results), 5, side=3.0)
     for ax in axes[0]:
         ax.set_axis_off()
+    if x_plane.unit and means[0].ndim > 1:  # once, or it would take the images' room
+        axes[0, 1].text(0.5, 0.5, f"x in {x_plane.unit}", ha="center", wrap=True)
+        x_plane, y_plane = replace(x_plane, unit=""), replace(y_plane, unit="")
     value(axes[0, 2], data, "data y", y_plane, norm(data))
     axes[0, 2].set_axis_on()
     if truth is not None:
