@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from invprob import registry
+from invprob.budgets import tuned
 from invprob.certificate import Certificate
 from invprob.comparison import certified, measured, parse, refuse_mismatch
 from invprob.config import TrainConfig
@@ -98,16 +99,23 @@ def benchmark(
     seeds: Sequence[int] = (0,),
     config: TrainConfig = VECTORS,
     progress: Progress | None = None,
+    tune: bool = False,
 ) -> Benchmark:
     """Return n samples of every method, scored against the exact posterior.
 
     A method is `rtb`, `guided`, `oracle` or a baseline ("dps", "dps:zeta=0.5"); None: all that can
     run. A baseline takes as many steps as the prior's chain unless it says otherwise. A seed fixes
-    training and sampling. Raises UnknownName and NotDifferentiable before any work.
+    training and sampling. tune: step sizes that names leave open are found on simulated twins, with
+    the first seed. Raises UnknownName and NotDifferentiable before any work.
     """
     methods = runnable(problem) if methods is None else methods
     for name in methods:
         _check(name, problem)
+    if tune:
+        methods = [
+            name if name in (*TRAINED, "oracle") else _tuned(name, problem, seeds[0])
+            for name in methods
+        ]
     reference = problem.reference(REFERENCE * n, EXACT_SEED)
     exact = [problem.sample(n, EXACT_SEED + 1 + i) for i in range(REPEATS)]
     scores = [_distances(problem, x, reference) for x in exact]
@@ -149,6 +157,12 @@ def _check(name: str, problem: Problem) -> None:
         refuse_mismatch(name, method, problem.prior, operator, problem.likelihood.noise)
 
 
+def _tuned(name: str, problem: Problem, seed: int) -> str:
+    """Return the method with the step size that serves best on twins of the problem."""
+    prior, likelihood = problem.prior, problem.likelihood
+    return tuned(name, prior, likelihood, seed, prior.steps, problem.viewed)
+
+
 def _run(
     problem: Problem,
     name: str,
@@ -184,7 +198,7 @@ def _run(
         if "steps=" not in name:
             # every baseline is a dataclass of its settings, its base is not
             method = replace(method, steps=prior.steps)  # type: ignore[type-var]
-        sampler = partial(method.propose, prior)
+        seconds, sampler = method.train(prior, likelihood), partial(method.propose, prior)
         times, particles = method.times(prior), method.particles
     draws, cost = measured(prior, likelihood, sampler, times, n, seed, report, particles)
     gaps = None if policy is None else _twin_gaps(problem, policy, config, times)

@@ -6,12 +6,14 @@ they are.
     budget   "paper"       the settings of its paper
              "nfe=2000"    so many network evaluations a sample
              "seconds=60"  so long for all samples
-    tuning   the step size of least CRPS on twins of the observation, whose truths are known
+    tuning   the step size of least CRPS on twins of the observation, whose truths are known: the
+             best of `FACTORS` times the default, and further out while the best is the outermost
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Self
@@ -21,7 +23,7 @@ import torch
 
 from invprob.baselines.base import Baseline
 from invprob.comparison import measured, parse, split
-from invprob.draws import draw
+from invprob.draws import Array, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import crps
 from operators.errors import UnknownName
@@ -29,9 +31,11 @@ from priors.base import Prior
 
 PILOTS = (6, 11)  # steps of the two short runs whose costs give that of a step
 MOST_STEPS = 10000  # that a budget may lead to
-FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the default step size that tuning tries
-TWINS = 2
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the default step size that tuning tries first
+REACH = 1e4  # tuning stays within this factor of the default
+TWINS = (2, 16)  # fewest and most
 TWIN_DRAWS = 4  # samples of each
+TWIN_VALUES = 2**15  # of x in one trial, unless that is too few twins: vectors are cheap
 
 
 @dataclass(frozen=True)
@@ -75,32 +79,55 @@ class Budget:
         """Return what n samples with so many steps cost, in the budget's unit."""
         short = replace(method, steps=steps)  # type: ignore[type-var]  # all are dataclasses
         few = n if self.kind == "seconds" else 1
+        short.train(prior, likelihood)
         sampler = partial(short.propose, prior)
         _, cost = measured(prior, likelihood, sampler, short.times(prior), few, 0)
         return cost["seconds" if self.kind == "seconds" else "network_evaluations"]
 
 
-def tuned(name: str, prior: Prior, likelihood: Likelihood, seed: int) -> str:
+def tuned(
+    name: str,
+    prior: Prior,
+    likelihood: Likelihood,
+    seed: int,
+    steps: int | None = None,
+    viewed: Callable[[Array], Array] | None = None,
+) -> str:
     """Return the method with the step size of least CRPS on simulated twins, see `FACTORS`.
 
-    A method without a step size, or whose text has one, is returned as it is.
+    steps: what the method takes, unless its text says. viewed: samples x (n, *x_shape) as they are
+    compared; None: as x. A method without a step size, or whose text has one, is returned as it is.
     """
     method = parse(name)
     if not method.step_size or changed(name, **{method.step_size: 0.0}) == name:
         return name
     operator, noise = likelihood.operator, likelihood.noise
-    truths = prior.decode(prior.draw(TWINS, seed=seed + 1))
+    default = getattr(method, method.step_size)
+    count = min(max(TWIN_VALUES // (TWIN_DRAWS * math.prod(prior.x_shape)), TWINS[0]), TWINS[1])
+    truths = prior.decode(prior.draw(count, seed=seed + 1))
     y = noise.sample(operator(truths), torch.Generator().manual_seed(seed))
-    twins, default = Likelihood(operator, noise, y), getattr(method, method.step_size)
-    found = {}
-    for factor in FACTORS:
-        tried = changed(name, **{method.step_size: float(f"{factor * default:.3g}")})
-        one = parse(tried)
+    twins = Likelihood(operator, noise, y)
+
+    def tried(factor: float) -> str:
+        return changed(name, **{method.step_size: float(f"{factor * default:.3g}")})
+
+    def score(factor: float) -> float:
+        one = parse(tried(factor) if steps is None else changed(tried(factor), steps=steps))
         drawn = draw(prior, twins, partial(one.propose, prior), one.times(prior), TWIN_DRAWS, seed)
-        x = drawn.x.reshape(TWINS, TWIN_DRAWS, *prior.x_shape).astype(float)
-        scores = [crps(x[i], truths[i].numpy()) for i in range(TWINS)]
-        found[tried] = float(np.mean(scores))
-    return min(found, key=lambda text: found[text] if math.isfinite(found[text]) else math.inf)
+        x, truth = (a.astype(float) for a in (drawn.x, truths.numpy()))
+        if viewed:
+            x, truth = viewed(x), viewed(truth)
+        x = x.reshape(count, TWIN_DRAWS, *x.shape[1:])
+        found = np.mean([crps(x[i], truth[i]) for i in range(count)])
+        return float(found) if math.isfinite(found) else math.inf
+
+    scores = {factor: score(factor) for factor in FACTORS}
+    while True:
+        best = min(scores, key=lambda factor: scores[factor])
+        further = best * {min(scores): 0.3, max(scores): 3.0}.get(best, 1.0)
+        if further == best or not 1 / REACH <= further <= REACH:
+            return tried(best)
+        scores[further] = score(further)
 
 
 def changed(text: str, **settings: float | str) -> str:

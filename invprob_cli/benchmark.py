@@ -48,6 +48,7 @@ def benchmark(
     n: Annotated[int, typer.Option(min=2, max=10**5, help="Samples of each method.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repeats, from --seed on.")] = 1,
     seed: options.Seed = 0,
+    tune: options.Tune = False,
     settings: options.Settings = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: benchmark-<problem>.")
@@ -67,9 +68,9 @@ def benchmark(
     options.check_memory(11 * n, chosen.prior.x_shape)
     asked = None if methods is None else split_methods(methods)
     with console.progress() as progress:
-        found = score(chosen, asked, n, range(seed, seed + seeds), config, progress)
+        found = score(chosen, asked, n, range(seed, seed + seeds), config, progress, tune)
     facts = {
-        **source, "n": n, "seeds": seeds, "steps": chosen.prior.steps,
+        **source, "n": n, "seeds": seeds, "steps": chosen.prior.steps, "tuned": tune,
         "log_z_exact": chosen.log_z, **found.floor, "methods": found.rows,
         "left_out": left_out(chosen) if asked is None else {},
     }  # fmt: skip
@@ -80,6 +81,8 @@ def benchmark(
     _show(found, n, seeds)
     for why in facts["left_out"].values():
         console.say(f"not run: {why}")
+    if tune:
+        console.say(options.TUNED)
     option = f"--instance {instance}" if instance else f"--suite {source['suite']}"
     name = f" --problem {source['problem']}" if "problem" in source else ""
     console.ending(wrote, _headline(found), f"invprob benchmark {option}{name} --seeds 5")

@@ -56,9 +56,7 @@ def compare(
     budget: Annotated[
         str | None, typer.Option(help="Of each method: nfe=2000, seconds=60 or paper.")
     ] = None,
-    tune: Annotated[
-        bool, typer.Option("--tune", help="Search step sizes on simulated twins first.")
-    ] = False,
+    tune: options.Tune = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: the run, or beside --obs.")
     ] = None,
@@ -122,7 +120,7 @@ def compare(
     for why in left_out.values():
         console.say(f"not run: {why}")
     if tune:
-        console.say("tuned on simulated twins: what their names say of a step size")
+        console.say(options.TUNED)
     trained = f"sample --n 256 --run {opened.path}" if opened else f"train --obs {file}"
     console.ending(wrote, headline(rows), f"invprob {trained}")
 
@@ -196,6 +194,7 @@ def _of(posterior: Posterior | None, observation: Observation) -> Posterior | No
     """Return the posterior of an observation; the gap of its twins is known of its own alone."""
     if posterior is None or posterior.observation.sha256() == observation.sha256():
         return posterior
+    posterior.policy.refuse_other_data()
     return replace(posterior, observation=observation, certificate=None, gaps=None)
 
 
@@ -258,7 +257,7 @@ def write(
 def _score(value: float | None, error: float | None, best: float | None) -> str:
     if value is None:
         return "not defined"
-    text = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
+    text = console.measured(value, error)
     if value != best:
         return text
     return f"[bold]{text}[/bold]" if console.out.is_terminal else f"{text} *"

@@ -72,6 +72,10 @@ class Latent(Pixel):
         """Return the codes (B, *z_shape) nearest to images x (B, H, W), by the encoder."""
         return self.autoencoder.encode(x)
 
+    def banked(self, z: Tensor) -> Tensor:
+        """Return what the bank keeps of draws z (B, *z_shape): these codes."""
+        return z
+
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the stored bank of the chain's codes."""
         if self.bank is None:

@@ -13,6 +13,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from invprob import registry
+from invprob.baselines import npse
 from invprob.baselines.base import Baseline
 from invprob.benchmark import benchmark
 from invprob.comparison import (
@@ -61,6 +62,7 @@ SETTINGS = {  # short enough to run on everything
     "map": "iterations=30",
     "mcg": "steps=15,zeta=0.3",
     "mcgdiff": "steps=12",
+    "npse": "steps=12,pairs=32,updates=40,batch=32",
     "pigdm": "steps=8",
     "pnp_dm": "steps=8,flow_steps=2,langevin_steps=10",
     "psld": "steps=20",
@@ -194,6 +196,7 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
         ("mcgdiff", "Lensing"),
         ("mcgdiff", "PhaseRetrieval"),
         ("psld", "PhaseRetrieval"),
+        ("npse", "PhaseRetrieval"),
         ("wiener", "PhaseRetrieval"),
         *(("repaint", kind) for kind in ("Blur", "Denoising", "Lensing", "PhaseRetrieval")),
     }
@@ -339,6 +342,28 @@ def test_compare_counts_evaluations_and_scores_each_method() -> None:
     assert dps.scores["elbo"] is not None  # its transitions are Gaussian
     assert copaint.scores["elbo"] is None and copaint.scores["log_z"] is None
     assert dps.scores["rmse"] is not None and dps.scores["rmse"] < 1
+
+
+def test_an_amortised_network_is_trained_once_for_an_instrument(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its training is listed apart from sampling, whose evaluations are those of the weights."""
+    _, data = observation()
+    name = "npse:pairs=16,updates=4,steps="
+    (first,) = compare(data, baselines=(name + "6",), n=2)
+    assert first.scores["network_evaluations"] == 6
+    assert first.scores["operator_evaluations"] <= 100  # once for all steps, by CG
+    assert first.scores["train_seconds"] and first.scores["elbo"] is not None
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(npse, "_fitted", refuse)
+    other = replace(data, data=data.data + 0.1)  # other data of the same instrument
+    (second,) = compare(other, baselines=(name + "8",), n=2)
+    assert second.scores["train_seconds"] == first.scores["train_seconds"]
+    with pytest.raises(AssertionError, match="trained again"):
+        compare(replace(data, noise_sigma=0.2), baselines=(name + "6",), n=2)
 
 
 def test_a_twisted_step_is_weighted_by_its_density() -> None:

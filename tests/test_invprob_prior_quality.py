@@ -12,9 +12,10 @@ from torch import Tensor
 
 from invprob import prior_quality
 from invprob.prior_quality import Quality, check, denoising_error, power_ratio
-from invprob.prior_training import check_again, recipe_of
+from invprob.prior_training import check_again, check_exact, recipe_of
 from invprob.registry import load_prior, names, prior_folder
 from operators.errors import ObservationError
+from priors.gaussian import Gaussian
 from priors.outsourced import Outsourced
 from priors.random_field import RandomField
 
@@ -139,6 +140,15 @@ def test_shipped_priors_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert failed(quality) == set()
     card = (prior_folder(name) / "README.md").read_text()
     assert "FAIL" not in card and all(f"| {c.name} |" in card for c in quality.checks)
+
+
+def test_a_chain_is_judged_by_exact_draws() -> None:
+    field = RandomField(SHAPE, centred=True)
+    assert failed(check_exact(field)) == set()
+    field.steps = 6
+    assert "power spectrum" in failed(check_exact(field))
+    with pytest.raises(ObservationError, match="images"):
+        check_exact(Gaussian.default((6,)))
 
 
 def test_images_of_another_shape_are_refused(held_out: np.ndarray) -> None:

@@ -45,6 +45,13 @@ class Baseline(ABC):
         """Return the times the chain visits, 1 first and 0 last."""
         return prior.schedule.grid(self.steps)
 
+    def train(self, prior: Prior, likelihood: Likelihood) -> float:
+        """Learn what `propose` needs of a prior and an instrument; return the seconds it took.
+
+        Methods that are training-free, which is all but the amortised ones, have nothing to learn.
+        """
+        return 0.0
+
     def lacks(self, prior: Prior, operator: ForwardOperator, noise: NoiseModel) -> str | None:
         """Return what the method needs and a problem does not have, None where it can run."""
         kind = type(operator).__name__
