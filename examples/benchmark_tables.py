@@ -61,9 +61,9 @@ path weights where they are reliable, `rtb_raw` is not; `guided` is the policy b
 `oracle` is the exact denoiser on the same chain. All walk the same grid of times; evaluations of
 the denoiser are per sample. Step sizes of baselines are tuned on simulated twins, as `--tune` does,
 and stand below the tables; their other settings are the defaults. RTB trains with {training}. EUBO
-is the mean of log w under the normalised weights where these are reliable, else the ELBO plus the gap of simulated twins (other data, same
-instrument), which is an estimate and no bound. A dash is not defined. Times are of one busy CPU
-core."""
+is the mean of log w under the normalised weights where these are reliable, else the ELBO plus the
+gap of simulated twins (other data, same instrument), which is an estimate and no bound. A dash is
+not defined. Times are of one busy CPU core."""
 
 
 def main() -> None:

@@ -144,7 +144,7 @@ def page(lines: list[str], repeats: int) -> str:
         f"Made by `python examples/speed_against_others.py` with invprob {__version__}: {BATCH} "
         f"images of {SIDE} x {SIDE} pixels, {STEPS} steps, the same small UNet of diffusers for "
         "both (DPS: the same blur too). CPU seconds of one thread; runs alternate, the ratio is "
-        f"that of neighbours, over {repeats} pairs. Our samples include their scores and path "
+        f"that of neighbours, over {repeats} pairs. Our DPS samples include their scores and path "
         "weights."
     )
     table = ["| | s a sample | theirs | ratio | 10% to 90% |", "|---|---:|---:|---:|---:|", *lines]
