@@ -82,12 +82,13 @@ def _check_neighbours() -> None:
     beside = Path(__file__).resolve().parent.parent
     for name in ("operators", "priors"):
         spec = importlib.util.find_spec(name)
-        origin = spec.origin if spec else None
-        if origin is None:
+        if spec is None:
             raise ImportError(f"invprob needs the package {name!r} beside it: reinstall invprob")
-        if Path(origin).resolve() != beside / name / "__init__.py":
+        # a plain folder has no origin
+        found = spec.origin or next(iter(spec.submodule_search_locations or ()), name)
+        if Path(found).resolve() != beside / name / "__init__.py":
             raise ImportError(
-                f"{origin} shadows the package {name!r} of invprob: rename it, or run elsewhere"
+                f"{found} shadows the package {name!r} of invprob: rename it, or run elsewhere"
             )
 
 

@@ -51,6 +51,11 @@ class Certificate:
     gap_se: float | None = None
     gap_start: float | None = None  # the same before training
 
+    @property
+    def even(self) -> bool:
+        """Whether path weights are even enough for log Z to come with its error."""
+        return self.corrected == "smc" or reliable(self.ess, self.pareto_k)
+
 
 def certify(
     log_w: NDArray[np.float64],

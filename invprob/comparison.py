@@ -181,7 +181,7 @@ def _run(
         "log_likelihood": _standard_error(draws.log_likelihood),
         "chi2_per_pixel": _standard_error(draws.chi2),
         "elbo": certificate.elbo_se,
-        "log_z": certificate.log_z_se,
+        "log_z": certificate.log_z_se if certificate.even else None,
     }
     return Result(name, draws, certificate, scores, errors)
 

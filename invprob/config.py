@@ -8,6 +8,7 @@ from operators.errors import ObservationError, UnknownName
 
 OBJECTIVES = ("vargrad", "rtb", "trust_pcl")  # where log Z is from, see `invprob.rtb`
 DEPTHS = ("uniform", "adaptive")
+POLICIES = ("guided", "lora", "full")  # see `invprob.policy` and `invprob.fine_tuned`
 
 
 @dataclass(frozen=True)
@@ -15,9 +16,12 @@ class TrainConfig:
     """Settings of one training; the defaults fit a 64x64 lens on a laptop in minutes."""
 
     steps: int | None = None  # of the chain; None: the prior's own
-    width: int = 64  # of the policy network
+    policy: str = "guided"  # of POLICIES; lora and full fine-tune the prior's own network
+    width: int = 64  # of the guided policy's network
     blocks: int = 3
-    warm_steps: int = 200
+    rank: int = 8  # of the adapters of lora
+    guidance: float = 0.0  # share of the guided shift that lora and full begin with
+    warm_steps: int = 200  # of a policy that reads data; one without guidance has no warm start
     warm_batch: int = 32
     warm_times: int = 4  # noise levels met in one warm-start batch
     warm_rate: float = 1e-3
@@ -47,6 +51,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_least = {
             "width": 8,
+            "rank": 1,
             "warm_batch": self.warm_times,
             "warm_times": 1,
             "paths": 2,
@@ -63,7 +68,7 @@ class TrainConfig:
             least = at_least.get(name, 0)
             if isinstance(value, int | float) and value < least:
                 raise ObservationError(f"{name} must be at least {least}, found {value}")
-        for name, known in (("objective", OBJECTIVES), ("depth", DEPTHS)):
+        for name, known in (("objective", OBJECTIVES), ("depth", DEPTHS), ("policy", POLICIES)):
             if getattr(self, name) not in known:
                 found = getattr(self, name)
                 raise UnknownName(f"no {name} {found!r}: choose {', '.join(known)}")

@@ -60,12 +60,13 @@ def diagnose(
 
     summary: functions of x (n, *x_shape) that return (n,) or (n, k), checked beside the built-in
         ones. Costs observations * n samples. With n + 1 a multiple of 20, 90% intervals are exact.
-    Raises ObservationError on a summary that does not fit, NumericalError on samples that are not
-    finite.
+    Raises ObservationError on a summary that does not fit or a policy that does not read data,
+    NumericalError on samples that are not finite.
     """
     own_seed, truth_seed, noise_seed, sample_seed, point_seed, rank_seed = (
         int(s) for s in np.random.SeedSequence(seed).generate_state(6)
     )
+    posterior.policy.refuse_other_data()
     prior, observation, summary = posterior.prior, posterior.observation, summary or {}
     times = posterior.times
 

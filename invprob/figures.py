@@ -6,6 +6,7 @@ They are made of `invprob.panels`. Residuals are whitened by the noise model.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "compare_figure",
+    "gallery_figure",
     "observation_figure",
     "posterior_figure",
     "samples_figure",
@@ -30,13 +32,20 @@ __all__ = [
 
 
 def observation_figure(observation: Observation) -> Figure:
-    """Return the data and, where it is known, the truth."""
+    """Return the data beside the truth where it is known, else in units of Gaussian noise."""
     data, x_plane, y_plane = _data(observation), *_planes(observation)
-    truth = _truth(observation)
-    figure, axes = grid(1, 1 if truth is None else 2)
-    value(axes[0, -1], data, "data y", y_plane, norm(data))
+    truth, sigma = _truth(observation), observation.noise_sigma
+    figure, axes = grid(1, 1 if truth is None and sigma is None else 2)
     if truth is not None:
         value(axes[0, 0], truth, "truth x", x_plane, norm(truth))
+        value(axes[0, 1], data, "data y", y_plane, norm(data))
+        return figure
+    value(axes[0, 0], data, "data y", y_plane, norm(data))
+    if sigma is not None:
+        ratio = data / observation.operator.picture(
+            np.broadcast_to(sigma, observation.operator.y_shape)
+        )
+        value(axes[0, 1], ratio, "data / σ", replace(y_plane, unit="σ"), norm(ratio))
     return figure
 
 
@@ -118,15 +127,23 @@ def training_figure(metrics: Sequence[dict[str, Any]]) -> Figure:
 
 
 def compare_figure(observation: Observation, results: Sequence[Result]) -> Figure:
-    """Return mean, std, residual and two samples of each method: a row each, on shared scales."""
+    """Return mean, std, residual and two samples of each method: a row each, on shared scales.
+
+    Above them are the truth, where it is known, and the data.
+    """
     x_plane, y_plane = _planes(observation)
-    truth = _truth(observation)
+    data, truth = _data(observation), _truth(observation)
     means = [result.draws.x.mean(0) for result in results]
     stds = [result.draws.x.std(0) for result in results]
     scale = norm(means[0] if truth is None else truth)
     spread = Normalize(0, float(max(std.max() for std in stds)) or 1.0)
-    figure, axes = grid(len(results), 5, side=3.0)
-    for row, result, mean, std in zip(axes, results, means, stds, strict=True):
+    figure, axes = grid(1 + len(results), 5, side=3.0)
+    value(axes[0, 2], data, "data y", y_plane, norm(data))
+    if truth is not None:
+        value(axes[0, 0], truth, "truth x", x_plane, scale)
+    for i, ax in enumerate(axes[0]):
+        ax.set_visible(i == 2 or (i == 0 and truth is not None))
+    for row, result, mean, std in zip(axes[1:], results, means, stds, strict=True):
         x = result.draws.x
         value(row[0], mean, "mean", x_plane, scale, band=x, behind=truth)
         name = result.name if len(result.name) < 26 else f"{result.name[:24]}…"
@@ -138,6 +155,28 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
+    for ax in axes[2:].flat:  # as in the first row of methods
+        ax.set_title("")
+    for ax in axes[1:-1].flat:
+        ax.set_xlabel("")
+    return figure
+
+
+def gallery_figure(shown: Sequence[tuple[Observation, Array]]) -> Figure:
+    """Return truth, data, posterior mean and a sample of each (observation, x): a row each."""
+    figure, axes = grid(len(shown), 4, side=2.6)
+    for row, (observation, x) in zip(axes, shown, strict=True):
+        data, truth = _data(observation), _truth(observation)
+        x_plane, y_plane = _planes(observation)
+        mean = x.mean(0)
+        scale = norm(mean if truth is None else truth)
+        if truth is None:
+            row[0].set_axis_off()
+        else:
+            value(row[0], truth, observation.name, x_plane, scale)
+        value(row[1], data, "data", y_plane, norm(data))
+        value(row[2], mean, "posterior mean", x_plane, scale, band=x, behind=truth)
+        value(row[3], x[0], "one sample", x_plane, scale, behind=truth)
     return figure
 
 
@@ -178,5 +217,8 @@ def _planes(observation: Observation) -> tuple[Plane, Plane]:
     """Return the planes of x and of y."""
     operator = observation.operator
     x = Plane(getattr(operator, "source_pixel_scale", None), observation.unit)
-    y = Plane(getattr(operator, "pixel_scale", None), observation.unit, operator.axes)
+    counts = observation.noise_name in ("poisson", "transmission")
+    own = "counts" if counts else operator.data_unit
+    unit = observation.unit if own is None else own
+    y = Plane(getattr(operator, "pixel_scale", None), unit, operator.axes)
     return x, y

@@ -20,15 +20,18 @@ from invprob.obs_file import MAX_BYTES, existing_file
 from invprob.observation import real_array
 from operators.errors import ObservationError
 
-__all__ = ["read_fits_image", "read_image"]
+__all__ = ["read_fits_image", "read_image", "read_psf"]
 
 log = logging.getLogger("invprob")
 
 
-def read_image(path: str | Path) -> tuple[NDArray[Any], str]:
-    """Return an array and its FITS header, "" for .npy (any dimensions, never a pickle)."""
+def read_image(path: str | Path, has_unit: bool = True) -> tuple[NDArray[Any], str]:
+    """Return an array and its FITS header, "" for .npy (any dimensions, never a pickle).
+
+    has_unit: whether FITS pixels have a unit, so that its absence is worth a warning.
+    """
     if Path(path).suffix != ".npy":
-        return read_fits_image(path)
+        return read_fits_image(path, has_unit=has_unit)
     file = existing_file(path)
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -38,7 +41,9 @@ def read_image(path: str | Path) -> tuple[NDArray[Any], str]:
     return real_array(str(path), array), ""
 
 
-def read_fits_image(path: str | Path, ndim: int = 2) -> tuple[NDArray[np.float64], str]:
+def read_fits_image(
+    path: str | Path, ndim: int = 2, has_unit: bool = True
+) -> tuple[NDArray[np.float64], str]:
     """Return an image of `ndim` dimensions and its header, one card a line.
 
     The first HDU that holds one is taken unless `path[HDU]` or `path[HDU,plane]` picks another;
@@ -65,12 +70,35 @@ def read_fits_image(path: str | Path, ndim: int = 2) -> tuple[NDArray[np.float64
         if cube.ndim != ndim + 1 or plane >= len(cube):
             raise ObservationError(f"{name}[{index}] has shape {shape}; there is no plane {plane}")
         data = cube[plane]
-    if not header.get("BUNIT"):
-        log.warning("%s[%d] has no BUNIT: taken to be in the unit of the data", name, index)
+    if has_unit and not header.get("BUNIT"):
+        log.warning("%s[%d] has no BUNIT: its unit is unknown", name, index)
     image = real_array(str(path), data).astype(np.float64)
     if image.ndim > ndim:
         image = image.reshape([n for n in image.shape if n != 1])
     return image, text
+
+
+def read_psf(path: str | Path, side: int) -> NDArray[np.float64]:
+    """Return the central odd square of a PSF image, at most half of `side`; its sum is kept.
+
+    Kept means not normalised: a measured PSF does not sum to 1, and that is flux.
+    """
+    image = np.asarray(read_image(path, has_unit=False)[0], float)
+    if image.ndim != 2 or not np.isfinite(image).all():
+        raise ObservationError(f"{path} holds shape {image.shape}; needed a finite 2-D image")
+    half = (min(*image.shape, side // 2) - 1) // 2
+    row, column = (n // 2 for n in image.shape)
+    cut = image[row - half : row + half + 1, column - half : column + half + 1]
+    if not cut.sum() > 0:
+        raise ObservationError(f"{path} sums to {cut.sum():.3g}; a PSF needs a positive sum")
+    log.info(
+        "psf: %s px cut to %s, sum %.4g of %.4g, kept as it is", "x".join(map(str, image.shape)),
+        "x".join(map(str, cut.shape)), cut.sum(), image.sum(),
+    )  # fmt: skip
+    peak = tuple(int(i) for i in np.unravel_index(image.argmax(), image.shape))
+    if peak != (row, column):
+        log.warning("the psf peaks at %s, not at its centre %s", peak, (row, column))
+    return cut
 
 
 def _choose(hdus: Any, name: str, ndim: int, hdu: int | None, plane: int | None) -> int:

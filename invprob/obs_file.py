@@ -4,7 +4,7 @@
     /psf, /truth (optional)              /operator: parameters as attributes, arrays as datasets
     /noise: the same of a noise that is not Gaussian, which has no /noise_sigma
     root attributes: format, version, operator, unit, wcs_header, prior (a suggestion), truth_sigma,
-    noise (absent: gaussian)
+    flux_scale, noise (absent: gaussian)
 
 HDF5 can read foreign files (external storage, virtual datasets, links) and declare terabytes in a
 kilobyte, so nothing is read before links, storage, dtype and size have been looked at.
@@ -37,6 +37,7 @@ VERSION = 1
 MAX_BYTES = 2**31  # of one array in a file: more is refused before anything is read
 ARRAYS = ("data", "noise_sigma", "mask", "truth")
 TEXTS = ("operator", "prior", "unit", "wcs_header")
+NUMBERS = {"truth_sigma": 0.0, "flux_scale": 1.0}  # and what they are where absent
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def facts(path: str | Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        **{key: stored[key] for key in (*TEXTS, "noise")},
+        **{key: stored[key] for key in (*TEXTS, "flux_scale", "noise")},
         **{
             group: {
                 key: {"shape": list(value.shape)} if isinstance(value, np.ndarray) else value
@@ -171,9 +172,9 @@ def _fields(file: h5py.File, path: Path) -> dict[str, Any]:
     if psf is not None:
         parameters["psf"] = psf
     texts = {key: str(attributes.get(key, "")) for key in TEXTS}
-    own = attributes.get("truth_sigma", 0.0)
+    numbers = {key: attributes.get(key, absent) for key, absent in NUMBERS.items()}
     return {
-        **arrays, **texts, "truth_sigma": own, "parameters": parameters, "noise": noise,
+        **arrays, **texts, **numbers, "parameters": parameters, "noise": noise,
         "noise_parameters": given,
     }  # fmt: skip
 
@@ -189,7 +190,7 @@ def _group(file: h5py.File, key: str, path: Path) -> dict[str, Any]:
 
 def _fill(file: h5py.File, fields: dict[str, Any]) -> None:
     file.attrs.update({"format": FORMAT, "version": VERSION})
-    file.attrs.update({key: _encode(fields[key]) for key in (*TEXTS, "truth_sigma", "noise")})
+    file.attrs.update({key: _encode(fields[key]) for key in (*TEXTS, *NUMBERS, "noise")})
     places = [(file, key, fields[key]) for key in ARRAYS if fields[key] is not None]
     groups = {"operator": fields["parameters"]}
     if fields["noise_parameters"]:

@@ -50,7 +50,8 @@ class Observation:
         in `noise`.
     truth: `(*x_shape)` or `(N, *x_shape)`, where x is known; `truth_sigma`: standard deviation of
         the noise that this truth has of its own, as a telescope's image does.
-    prior: name of a suggested prior. unit, wcs_header: of the data, carried along.
+    prior: name of a suggested prior. unit, wcs_header: of the data, carried along. flux_scale: what
+        the data were multiplied by to bring them to the prior's unit; recorded, used nowhere.
     """
 
     operator: ForwardOperator
@@ -63,6 +64,7 @@ class Observation:
     wcs_header: str = ""
     truth_sigma: float = 0.0
     noise_model: NoiseModel | None = None
+    flux_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.noise_sigma is None and self.noise_model is None:
@@ -95,6 +97,9 @@ class Observation:
         own = self.truth_sigma
         if not isinstance(own, float | int) or not 0 <= own < np.inf:
             raise ObservationError(f"truth_sigma is {own!r}; needed a number of at least 0")
+        scale = self.flux_scale
+        if not isinstance(scale, float | int) or not 0 < scale < np.inf:
+            raise ObservationError(f"flux_scale is {scale!r}; needed a positive number")
         if self.truth is not None:
             _check_shape("truth", self.truth, x_shape, f"{name} takes")
             _check_finite("truth", self.truth, "replace them, or leave the truth out")

@@ -26,6 +26,7 @@ SIGMAS = 4.0  # residuals are shown within plus and minus this
 SOFTENING = 0.1  # the asinh stretch is linear below this fraction of the peak
 INTERVAL = (5, 95)  # percentiles of the bands around vectors
 MASKED = "0.8"  # grey
+JAGGED = 0.1  # of the range: neighbours that differ by more on average are no curve
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,11 @@ def value(
         if band is not None:
             low, high = np.percentile(band, INTERVAL, axis=0)
             ax.fill_between(i, low, high, alpha=0.3, lw=0)
-        ax.plot(i, a, "-" if len(a) > 16 else "o-", ms=3, lw=1)
-        _label_line(ax, title, plane.unit)
+        # values in no order of their own, such as closures, are points
+        jagged = np.nanmean(np.abs(np.diff(a))) > JAGGED * float(np.nanmax(a) - np.nanmin(a))
+        style = "o-" if len(a) <= 16 else "." if jagged else "-"
+        ax.plot(i, a, style, ms=3, lw=1)
+        _label_line(ax, title, plane.unit, plane.axes[0])
         return
     stretch = ", asinh stretch" if isinstance(norm, AsinhNorm) else ""
     usual = "RdBu_r" if norm.vmax == -(norm.vmin or 0) else "inferno"
@@ -109,7 +113,7 @@ def sigmas(ax: Axes, a: Array, title: str, plane: Plane) -> None:
     ax.axhspan(-1, 1, color="0.9", lw=0)
     ax.stem(np.arange(len(a)), a, linefmt="C0-", markerfmt="C0.", basefmt="0.5")
     ax.set_ylim(-SIGMAS, SIGMAS)
-    _label_line(ax, title, "σ")
+    _label_line(ax, title, "σ", plane.axes[0])
 
 
 def _image(
@@ -186,12 +190,12 @@ def deviation(
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def _label_line(ax: Axes, title: str, unit: str) -> None:
+def _label_line(ax: Axes, title: str, unit: str, axis: str = "") -> None:
     ax.set_title(title, fontsize=10)
-    ax.set_xlabel("index", fontsize=8)
+    ax.set_xlabel(axis or "index", fontsize=8)
     ax.set_ylabel(unit, fontsize=8)
     ax.tick_params(labelsize=8)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.spines[["top", "right"]].set_visible(False)
 
 

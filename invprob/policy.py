@@ -1,8 +1,8 @@
-"""The guided policy q(z_s | z_t, y): the prior's kernel, its clean estimate shifted.
+"""Policies q(z_s | z_t, y): the prior's kernel, its clean estimate shifted. The guided one:
 
     zhat_0 -> zhat_0 + (1 + s(t)) delta + r(t) n(z_t, zhat_0, delta, g, t)
 
-A new policy has s = 0 and n = 0, which is calibrated guidance; s = -1 and n = 0 is the prior. The
+A new one has s = 0 and n = 0, which is calibrated guidance; s = -1 and n = 0 is the prior. The
 network n reads the data only through delta and the score g, so one policy serves any observation,
 mask, noise level and operator (Langevin parametrisation: Zhang & Chen 2022, arXiv 2111.15141;
 Sendera et al. 2024, arXiv 2402.05098).
@@ -11,6 +11,7 @@ Sendera et al. 2024, arXiv 2402.05098).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -19,25 +20,60 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Guidance, Move, Propose, guide
+from operators.errors import ObservationError
 from priors.base import Prior
 
 EMBEDDING = 64  # width of the time embedding
 
 
-class Policy(nn.Module):
-    """A policy for one prior and one number of steps; calling it returns the shift u."""
+class Policy(nn.Module, ABC):
+    """What training and sampling need of a policy for one prior and one number of steps."""
 
     foresight: Tensor
+    settings: dict[str, Any]  # fields of TrainConfig that make another one like it
+    reads_data: bool = True  # by guidance; else its weights know the one observation it learnt
+
+    def __init__(self, prior: Prior, steps: int) -> None:
+        """Set up what all have."""
+        super().__init__()
+        self.times = prior.schedule.grid(steps)[:-1]
+        self.scales = [prior.residual_variance(t) ** 0.5 for t in self.times]
+        # slope of a path's future log weight on its guidance's potential, fitted by RTB
+        self.register_buffer("foresight", torch.zeros(len(self.times), dtype=torch.float64))
+
+    @abstractmethod
+    def forward(self, z: Tensor, met: Guidance, i: int) -> Tensor:
+        """Return the shift u (B, *z_shape) of the clean estimate at step i of the grid."""
+
+    def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
+        """Return this policy as the sampler of one likelihood."""
+
+        def move(z: Tensor, t: float, i: int) -> Move:
+            met = guide(prior, likelihood, z, t)
+            foreseen = self.foresight[i] * met.potential
+            return Move(met.clean, self(z, met, i), guidance=met, foreseen=foreseen)
+
+        return move
+
+    def refuse_other_data(self) -> None:
+        """Raise ObservationError where this policy cannot serve data that it was not trained on."""
+        if not self.reads_data:
+            raise ObservationError(
+                f"a policy {self.settings['policy']!r} without guidance knows the observation that "
+                "it was trained on and no other: train one for these data, or one that reads them "
+                "(--policy guided, or --set guidance=1)"
+            )
+
+
+class Guided(Policy):
+    """The default: guidance, and a small network for what it misses."""
 
     def __init__(self, prior: Prior, steps: int, width: int = 64, blocks: int = 3) -> None:
         """Set up a guided start; the network is convolutional on images, dense on vectors."""
-        super().__init__()
+        super().__init__(prior, steps)
         self.settings: dict[str, Any] = {"steps": steps, "width": width, "blocks": blocks}
-        times = prior.schedule.grid(steps)[:-1]
-        self.scales = [prior.residual_variance(t) ** 0.5 for t in times]
+        times = self.times
         self.gain = nn.Parameter(torch.zeros(len(times)))
-        # slope of a path's future log weight on its guidance's potential, fitted by RTB
-        self.register_buffer("foresight", torch.zeros(len(times), dtype=torch.float64))
         self.embed = nn.Sequential(nn.Linear(EMBEDDING, EMBEDDING), nn.SiLU())
         self.register_buffer("features", _fourier(torch.tensor(times)), persistent=False)
         self.fold = _fold(prior.z_shape)
@@ -61,16 +97,6 @@ class Policy(nn.Module):
         learned = self._unfolded(self.last(silu(h)), z)
         shift: Tensor = (1 + self.gain[i]) * met.delta + r * learned
         return shift
-
-    def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
-        """Return this policy as the sampler of one likelihood."""
-
-        def move(z: Tensor, t: float, i: int) -> Move:
-            met = guide(prior, likelihood, z, t)
-            foreseen = self.foresight[i] * met.potential
-            return Move(met.clean, self(z, met, i), guidance=met, foreseen=foreseen)
-
-        return move
 
     def _folded(self, a: Tensor) -> Tensor:
         if a.ndim == 3:  # images without channels

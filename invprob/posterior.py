@@ -20,10 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invprob import distributed, registry
+from invprob import distributed, pretrained, registry
 from invprob.certificate import Certificate, certify
 from invprob.config import TrainConfig
 from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
+from invprob.fine_tuned import build
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
@@ -31,7 +32,7 @@ from invprob.policy import Policy
 from invprob.rtb import Trainer
 from invprob.run import Run
 from invprob.trajectory import Progress, Propose
-from invprob.twins import measured_gaps, simulated_twins
+from invprob.twins import Twins, measured_gaps, simulated_twins
 from operators.errors import ObservationError, RunError, UnknownName
 from priors.base import Prior
 
@@ -112,8 +113,10 @@ class Posterior:
 
         The policy serves what it was trained for: data of its instrument, or of those that its
         training ranged over. How well is measured on twins simulated with the new instrument, as
-        many as `config` says. Raises ObservationError where the prior does not fit.
+        many as `config` says. Raises ObservationError where the prior does not fit, or where the
+        policy does not read data.
         """
+        self.policy.refuse_other_data()
         config = config or TrainConfig()
         if observation.operator.x_shape != self.prior.x_shape:
             raise ObservationError(
@@ -147,10 +150,12 @@ class Posterior:
 
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        save_file(self.policy.state_dict(), path / "policy.safetensors")
+        weights = {name: value.contiguous() for name, value in self.policy.state_dict().items()}
+        save_file(weights, path / "policy.safetensors")
         if not (path / "obs.h5").exists():
             self.observation.write(path / "obs.h5")
         card = {
+            "version": pretrained.VERSION,
             "prior": self.prior_name,
             "policy": self.policy.settings,
             "seconds": self.seconds,
@@ -163,21 +168,14 @@ class Posterior:
     def from_pretrained(
         cls, folder: str | Path, operator: str | None = None, prior: str | None = None
     ) -> Posterior:
-        """Read what `save_pretrained` wrote; raises RunError where a file is missing.
+        """Read what `save_pretrained` wrote; raises RunError where that is not whole.
 
         No code named in the folder is run: a posterior with the user's own operator or prior
-        needs its `file.py:Class` given here. Raises UnknownName on another prior than its own.
+        needs its `file.py:Class` given here. Raises UnknownName on another prior than its own,
+        and what `invprob.pretrained` raises.
         """
-        from safetensors.torch import load_file
-
         path = Path(folder)
-        for name in ("posterior.json", "policy.safetensors", "obs.h5"):
-            if not (path / name).exists():
-                raise RunError(
-                    f"{path} holds no {name}: its training has not finished. "
-                    f"Resume it with `invprob train --resume {path.name}`"
-                )
-        card = json.loads((path / "posterior.json").read_text())
+        card = pretrained.read_card(path)
         observation = Observation.read(path / "obs.h5", operator).one(0)
         name = prior or card["prior"]
         if prior is None and ":" in name:
@@ -190,8 +188,8 @@ class Posterior:
                 "leave --prior out, or train with that one"
             )
         loaded = registry.load_prior(name, observation.operator.x_shape)
-        policy = Policy(loaded, **card["policy"])
-        policy.load_state_dict(load_file(path / "policy.safetensors"))
+        policy = build(loaded, TrainConfig(**card["policy"]))
+        pretrained.load_weights(policy, path / "policy.safetensors")
         known = card["certificate"]
         certificate = Certificate(**known) if known else None
         gaps = None if card.get("gaps") is None else np.array(card["gaps"])
@@ -247,11 +245,14 @@ def train(
     trainer = Trainer(loaded, bind(observation, device), config, instruments)
     if start is not None:
         trainer.start_from(start.policy)
-    twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
+    twins: list[Twins] = []  # they say nothing of a policy that knows the real data alone
+    if trainer.policy.reads_data:
+        twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
     state = distributed.from_first(lambda: run.load_checkpoint() if run else None)
     kept = run if distributed.rank() == 0 else None  # one rank writes
     if state is None:
-        gap_start = float(measured_gaps(twins, loaded, trainer.average, config).mean())
+        before = measured_gaps(twins, loaded, trainer.average, config)
+        gap_start = None if before is None else float(before.mean())
         seconds = 0.0
     else:
         trainer.load(state["trainer"])
@@ -268,7 +269,7 @@ def train(
             save()
             raise Interrupted(f"stopped after step {trainer.step} of {trainer.total}")
         figures = trainer.advance()
-        stage = "warm start" if trainer.step <= config.warm_steps else "RTB"
+        stage = "warm start" if trainer.step <= trainer.config.warm_steps else "RTB"
         if kept:
             kept.append_metrics({"step": trainer.step, "stage": stage, **figures})
         if progress:
@@ -287,17 +288,21 @@ def train(
     return posterior
 
 
-def scale_warning(observation: Observation, prior: Prior) -> str:
-    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+def scale_ratio(observation: Observation, prior: Prior) -> float:
+    """Return the peak of the data over that which draws of the prior give, their median."""
     noise, operator = observation.noise, observation.operator
     typical = noise.expected(operator(prior.decode(prior.draw(16, seed=0))))
     expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
     kept = noise.kept(operator.y_shape)
-    found = float(torch.where(kept, observation.y, 0.0).abs().max())
-    ratio = found / expected
+    return float(torch.where(kept, observation.y, 0.0).abs().max()) / expected
+
+
+def scale_warning(observation: Observation, prior: Prior) -> str:
+    """Return a warning where the data lie far off the prior's scale, else an empty string."""
+    ratio = scale_ratio(observation, prior)
     if 0.1 < ratio < 10:
         return ""
     return (
-        f"the data peak at {found:.3g}, {ratio:.2g} times what this prior and operator give: "
-        "rescale the data and their noise to the prior's unit"
+        f"the data peak at {ratio:.2g} times what this prior and operator give: rescale the data "
+        "and their noise to the prior's unit (`invprob import --flux-scale`)"
     )

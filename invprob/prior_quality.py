@@ -55,6 +55,7 @@ LIMITS = {
     "copies": 0.15,
 }
 SMALLEST = 1e-12  # error of images trained on that is told from none
+ROUNDING = 1e-6  # of what is summed over an image, as a fraction
 LEAST_SPREAD = 0.1  # of flux, peak and extent, as a fraction of their mean
 # A chain ends at the noise ratio rho_min, and draws modes well below that noise as their mean. A
 # band is judged where the images' median power per mode is this many times rho_min^2.
@@ -83,13 +84,18 @@ class Quality:
 
 
 def check(
-    prior: Prior, held_out: Images, trained: NDArray[Any] | None = None, turns: bool = False
+    prior: Prior,
+    held_out: Images,
+    trained: NDArray[Any] | None = None,
+    turns: bool = False,
+    draws: Images | None = None,
 ) -> Quality:
     """Return the quality of a prior by held-out images (n, H, W) and images it was trained on.
 
     Without the latter, generalisation and copies are left out; `turns` says that its training
-    turned and flipped them. Where the decoder is not an isometry, what concerns the denoiser is
-    left out: its errors are of codes, not of images. Raises ObservationError on images of another shape.
+    turned and flipped them. `draws` (m, H, W) are judged in place of those that it has. Where the
+    decoder is not an isometry, what concerns the denoiser is left out: its errors are of codes, not
+    of images. Raises ObservationError on images of another shape.
     """
     if held_out.shape[1:] != prior.x_shape:
         raise ObservationError(
@@ -99,7 +105,8 @@ def check(
     if np.ptp(held_out, axis=0).max() == 0:
         raise ObservationError("the images are all the same: needed some that differ")
     n = min(MOST, len(held_out) // 2)
-    draws = prior.decode(prior.draw(n, seed=0)).double().cpu().numpy()
+    if draws is None:
+        draws = prior.decode(prior.draw(n, seed=0)).double().cpu().numpy()
     found, errors = [], {}
     if prior.isometric:
         errors = validation(prior, held_out[:n], 1)
@@ -122,7 +129,8 @@ def check(
         found.append(_check("power spectrum", factor, said))
     for name, of in (("flux", flux), ("peak", peak), ("extent", extent)):
         ours, theirs = of(draws), of(held_out)
-        spread = max(theirs.std(), LEAST_SPREAD * abs(theirs.mean()))
+        rounding = ROUNDING * np.abs(held_out).sum((1, 2)).mean()  # where all have the same flux
+        spread = max(theirs.std(), LEAST_SPREAD * abs(theirs.mean()), rounding)
         shift = wasserstein_distance(ours, theirs) / spread
         medians = f"median {np.median(ours):.3g}, of images {np.median(theirs):.3g}"
         found.append(_check(name, shift, medians))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from invprob.latent_training import STEPS as CHAIN
+from invprob.latent_training import network, trained_coder
 from invprob.prior_data import Split, split
 from invprob.prior_quality import Quality, check, sheet, validation
 from invprob.trajectory import Progress, batches, prior_paths
 from operators.errors import ObservationError, RunError
+from priors._autoencoder import Autoencoder
+from priors._autoencoder_training import AutoencoderTraining
 from priors._residual_model import ResidualModel
 from priors.base import Prior
+from priors.latent import Latent, LatentConfig
 from priors.pixel import Pixel, PixelConfig
 from priors.process import Schedule, generators
 from priors.training import Training, averaged, patch_of, train, unet
@@ -35,8 +41,14 @@ BANK_BATCH = 32  # chains at once: bounds memory, changes no result
 VALIDATION = 512  # held-out images of which the validation error is the mean
 FIRST = 256  # draws made for a folder that holds none
 SHOWN = 15  # samples drawn at every checkpoint
+EXACT = 2048  # draws that a chain of known prior is judged by
 TRAINED = 4096  # images trained on that a later check draws again
 SHEET = 40  # of them on the sheet of a finished prior
+
+
+AUTOENCODER = "autoencoder"
+PARTS: dict[str, Any] = {"training": Training, AUTOENCODER: AutoencoderTraining}  # of a recipe
+SHARED = ("turns", "device", "seed")  # settings that are one for both
 
 
 @dataclass(frozen=True)
@@ -52,12 +64,15 @@ class Recipe:
     unit: str = ""
     summary: str = ""
     training: Training = field(default_factory=Training)
+    autoencoder: AutoencoderTraining | None = None  # of a latent prior
 
     def facts(self) -> dict[str, Any]:
         """Return the recipe as JSON-able values; the device is no part of it."""
         found = asdict(self)
-        del found["training"]["device"]
-        return found
+        for part in PARTS:
+            if found[part]:
+                del found[part]["device"]
+        return {key: value for key, value in found.items() if value is not None}
 
 
 def train_prior(
@@ -78,9 +93,14 @@ def train_prior(
     (work / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
     images = _images(recipe, work, workers, progress)
     scale = float(np.sqrt(np.square(images.train, dtype=np.float64).mean()))
-    prior = untrained(images.train.shape[1:], scale, recipe)
+    coder = None
+    if recipe.autoencoder:
+        coder = trained_coder(images.train, scale, recipe.autoencoder, work, progress)
+    prior, shadow = (
+        untrained(images.train.shape[1:], scale, recipe, coder).to(recipe.training.device)
+        for _ in range(2)
+    )
     prior.network.train().requires_grad_(True)
-    shadow = untrained(images.train.shape[1:], scale, recipe).to(recipe.training.device)
     held_out = images.held_out.astype(np.float64)
     config, checkpoint = recipe.training, work / "ckpt.pt"
     for step, loss, weights in train(
@@ -118,7 +138,8 @@ def recipe_of(folder: Path) -> Recipe | None:
         return None
     try:
         facts = json.loads(file.read_text())
-        return Recipe(**facts | {"training": Training(**facts["training"])})
+        parts = {key: kind(**facts[key]) for key, kind in PARTS.items() if key in facts}
+        return Recipe(**facts | parts)
     except (ValueError, TypeError, KeyError) as error:
         raise ObservationError(f"{file} is damaged ({error}): restore it") from error
 
@@ -131,28 +152,50 @@ def check_again(prior: Prior, recipe: Recipe, workers: int = 1) -> Quality:
     return check(prior, held_out, images.train[:TRAINED], recipe.training.turns)
 
 
-def untrained(shape: tuple[int, ...], scale: float, recipe: Recipe) -> Pixel:
-    """Return the prior of this recipe before its training, for images of this shape."""
+def check_exact(prior: Prior) -> Quality:
+    """Return the quality of the chain of a prior that can draw exactly, by such draws.
+
+    Raises ObservationError on a prior of vectors.
+    """
+    if len(prior.x_shape) != 2:
+        raise ObservationError(
+            f"the prior draws x of shape {prior.x_shape}; images (H, W) are what this check judges"
+        )
+    exact = prior.decode(prior.draw(EXACT, seed=1)).double().cpu().numpy()
+    return check(prior, exact, draws=draw_chain(prior, EXACT // 4).double().numpy())
+
+
+def untrained(
+    shape: tuple[int, ...], scale: float, recipe: Recipe, autoencoder: Autoencoder | None = None
+) -> Pixel:
+    """Return the prior of this recipe before its training, for images of this shape.
+
+    With an autoencoder it is that of its codes.
+    """
     if shape[0] != shape[1]:
         raise ObservationError(f"images are {shape[0]}x{shape[1]} px; needed squares: use --size")
     side, schedule = shape[0], Schedule()
+    log_rho = tuple(np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS))
+    own: dict[str, Any] = {
+        "unit": recipe.unit, "summary": recipe.summary, "turns": recipe.training.turns,
+    }  # fmt: skip
+    if autoencoder:
+        config = LatentConfig((side, side), scale, autoencoder.patch, CHAIN, **own)
+        return Latent(autoencoder, network(side), config, log_rho)
     patch = patch_of(side)
-    config = PixelConfig(
-        (side, side), scale, patch, unit=recipe.unit, summary=recipe.summary,
-        turns=recipe.training.turns,
-    )  # fmt: skip
-    log_rho = np.linspace(np.log(schedule.rho_min), np.log(schedule.rho_max), LEVELS)
-    return Pixel(unet(side, patch), config, tuple(log_rho))
+    return Pixel(unet(side, patch), PixelConfig((side, side), scale, patch, **own), log_rho)
 
 
-def draw_chain(prior: Pixel, n: int, seed: int = BANK_SEED) -> torch.Tensor:
+def draw_chain(prior: Prior, n: int, seed: int = BANK_SEED) -> torch.Tensor:
     """Return n draws x (n, *x_shape) of the prior's own chain, on the CPU."""
+    return torch.cat([prior.decode(z).cpu() for z in chain_states(prior, n, seed)])
+
+
+def chain_states(prior: Prior, n: int, seed: int = BANK_SEED) -> Iterator[torch.Tensor]:
+    """Yield batches of n draws z_0 (b, *z_shape) of the prior's own chain."""
     times = prior.schedule.grid(prior.steps)
-    draws = [
-        prior.decode(prior_paths(prior, generators(seed, rows), times)[1][-1]).cpu()
-        for rows in batches(n, BANK_BATCH)
-    ]
-    return torch.cat(draws)
+    for rows in batches(n, BANK_BATCH):
+        yield prior_paths(prior, generators(seed, rows), times)[1][-1]
 
 
 def first_bank(prior: Pixel) -> torch.Tensor:
@@ -165,7 +208,7 @@ def first_bank(prior: Pixel) -> torch.Tensor:
 
 def finish(prior: Pixel, bank: int) -> None:
     """Draw the bank of a trained prior and measure its residuals."""
-    prior.bank = draw_chain(prior, bank).half().to(prior.device)
+    prior.bank = torch.cat([prior.banked(z) for z in chain_states(prior, bank)]).half()
     model = ResidualModel.fit(prior, RESIDUAL_SEED)
     prior.config = replace(prior.config, residual_model=model, residuals=prior.residuals)
 
@@ -186,7 +229,7 @@ def card(prior: Pixel, recipe: Recipe, name: str, quality: Quality) -> str:
 
 def report(quality: Quality) -> list[str]:
     """Return the lines of a card that say how good the prior is."""
-    return [
+    lines = [
         "## Quality (`invprob prior check`)\n",
         "| check | statistic | at most | | |",
         "|---|---|---|---|---|",
@@ -195,10 +238,11 @@ def report(quality: Quality) -> list[str]:
             f"| {c.verdict} |"
             for c in quality.checks
         ),
-        "\n| noise ratio | held-out error E\\|z_0 - zhat_0\\|^2 / d |",
-        "|---|---|",
-        *(f"| {rho} | {error:.2e} |" for rho, error in quality.denoising_error.items()),
     ]
+    if quality.denoising_error:
+        lines += ["\n| noise ratio | held-out error E\\|z_0 - zhat_0\\|^2 / d |", "|---|---|"]
+    rows = quality.denoising_error.items()
+    return lines + [f"| {rho} | {error:.2e} |" for rho, error in rows]
 
 
 def command(recipe: Recipe, name: str) -> str:
@@ -209,13 +253,22 @@ def command(recipe: Recipe, name: str) -> str:
         if value != getattr(Recipe, key):
             words += [f"--{key.replace('_', '-')}", str(value)]
     words.append("--turns" if recipe.training.turns else "--no-turns")
-    for item in fields(Training):
-        value = getattr(recipe.training, item.name)
-        if item.name in ("steps", "batch", "seed"):
-            words += [f"--{item.name}", str(value)]
-        elif item.name not in ("turns", "device") and value != item.default:
-            words += ["--set", f"{item.name}={value}"]
+    words += _settings(recipe.training, "")
+    if recipe.autoencoder:
+        words += ["--latent", *_settings(recipe.autoencoder, f"{AUTOENCODER}.")]
     return shlex.join(words)
+
+
+def _settings(config: Training | AutoencoderTraining, prefix: str) -> list[str]:
+    """Return the options that set what `config` has other than the default."""
+    words = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if item.name in ("steps", "batch", "seed") and not prefix:
+            words += [f"--{item.name}", str(value)]
+        elif item.name not in SHARED and value != item.default:
+            words += ["--set", f"{prefix}{item.name}={value}"]
+    return words
 
 
 def _check_same(recipe: Recipe, stored: Path) -> None:
@@ -224,7 +277,9 @@ def _check_same(recipe: Recipe, stored: Path) -> None:
         return
     before, now = (_flat(facts) for facts in (json.loads(stored.read_text()), recipe.facts()))
     other = [
-        f"{key} {before.get(key)}, now {now[key]}" for key in now if before.get(key) != now[key]
+        f"{key} {before.get(key)}, now {now.get(key)}"
+        for key in before | now
+        if before.get(key) != now.get(key)
     ]
     if other:
         raise RunError(
@@ -235,8 +290,8 @@ def _check_same(recipe: Recipe, stored: Path) -> None:
 
 def _flat(facts: dict[str, Any]) -> dict[str, Any]:
     """Return facts with those of the training beside the others."""
-    inner = {f"training.{key}": value for key, value in facts.get("training", {}).items()}
-    return {key: value for key, value in facts.items() if key != "training"} | inner
+    inner = {f"{part}.{key}": value for part in PARTS for key, value in facts.get(part, {}).items()}
+    return {key: value for key, value in facts.items() if key not in PARTS} | inner
 
 
 def _images(recipe: Recipe, work: Path, workers: int, progress: Progress | None) -> Split:

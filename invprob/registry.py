@@ -61,11 +61,12 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
-FOLDER_MODULES = ("latent", "outsourced", "pixel")  # of `priors/`: each reads its own folders
+LEARNED = ("latent", "outsourced", "pixel")  # of `priors/`: nothing without a folder
+FOLDER_MODULES = (*LEARNED, "random_field")  # each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "process", "training", *FOLDER_MODULES},
+    "priors": {"base", "process", "training", *LEARNED},
     "baselines": {"base"},
     "suites": {"base"},
     "simulators": set(),
@@ -116,9 +117,22 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     """Return the prior of that name, of a local prior folder, or of `file.py:Class`.
 
     `file.py:function` is a generator, see `priors.outsourced`. x_shape: shape of the unknowns, for
-    priors that come in any shape; weights and generators have their own.
+    priors that come in any shape; weights and generators have their own. One of images (H, W)
+    serves several bands (bands, H, W) as independent draws of each.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
+    if x_shape is None or len(x_shape) != 3 or x_shape[-1] == 2:  # (H, W, 2): complex pixels
+        return _load_prior(name, x_shape)
+    loaded = _load_prior(name, x_shape[1:])
+    if loaded.x_shape != tuple(x_shape[1:]):
+        return loaded if loaded.x_shape == tuple(x_shape) else _load_prior(name, x_shape)
+    from priors._bands import Bands
+
+    return Bands(loaded, x_shape[0])
+
+
+def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
+    """Return the prior of that name, of one band where it has no bands of its own."""
     text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
         return _load_folder(folder)
@@ -140,10 +154,26 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     return prior
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise ObservationError on a link that leads out of a prior's folder.
+
+    Those of the hub's cache lead from snapshots to blobs of the same repository.
+    """
+    home = folder.resolve()
+    home = home.parents[1] if home.parent.name == "snapshots" else home
+    for file in folder.rglob("*") if folder.is_dir() else ():
+        if not file.resolve().is_relative_to(home):
+            raise ObservationError(
+                f"{file} is a link to {file.resolve()}, out of the prior's folder, which is "
+                "refused: put a copy there"
+            )
+
+
 def _load_folder(folder: Path) -> Prior:
     """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
     from priors.base import Prior
 
+    _refuse_links(folder)
     file = folder / "invprob.json"
     try:
         name = json.loads(file.read_text()).get("module", "pixel")
@@ -164,6 +194,7 @@ def _load_foreign(folder: Path) -> Prior:
     from invprob.prior_training import first_bank
     from priors.pixel import Pixel
 
+    _refuse_links(folder)
     loaded = Pixel.load(folder)
     loaded.chain = first_bank
     return loaded

@@ -13,7 +13,8 @@
 
 (Venkatraman et al. 2024, arXiv 2405.20971; VarGrad: Richter et al. 2020, 2010.10436; Trust-PCL:
 Deleu et al. 2025, 2509.01632.) The gradient takes two passes: one without autograd for log w, one
-that adds step after step, so memory does not grow with the length of the chain.
+that adds step after step, so what autograd holds does not grow with the length of the chain. What
+is kept of the paths does.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from torch import Tensor
 from invprob import distributed
 from invprob.balance import add_gradient, advantage, foresight, temperature
 from invprob.config import TrainConfig
+from invprob.fine_tuned import build
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
@@ -58,7 +60,7 @@ class Trainer:
         config: TrainConfig,
         instruments: Instruments | None = None,
     ) -> None:
-        """Set up a guided policy; its randomness is a function of (seed, step) alone.
+        """Set up a new policy; its randomness is a function of (seed, step) alone.
 
         The likelihood is of one observation, or of several that RTB takes in turn. With
         `instruments` every batch is simulated for another one, in RTB too: the policy is amortised.
@@ -74,7 +76,11 @@ class Trainer:
         self.steps = config.steps or prior.steps
         self.times = prior.schedule.grid(self.steps)
         torch.manual_seed(config.seed)
-        self.policy = Policy(prior, self.steps, config.width, config.blocks).to(prior.device)
+        self.policy = build(prior, config).to(prior.device)
+        if instruments or len(likelihood.y) > 1:
+            self.policy.refuse_other_data()
+        if not self.policy.reads_data:  # simulated data would teach it nothing
+            self.config = config = replace(config, warm_steps=0)
         self.average = copy.deepcopy(self.policy).requires_grad_(False)
         pairs = zip(pairwise(self.times), self.policy.scales, strict=True)
         kernels = [(prior.schedule.kernel(t, s), r) for (t, s), r in pairs]
@@ -106,7 +112,7 @@ class Trainer:
         if policy.settings != self.policy.settings:
             raise ObservationError(
                 f"the policy to start from has {policy.settings}, this training wants "
-                f"{self.policy.settings}: choose the same steps, width and blocks"
+                f"{self.policy.settings}: choose the same ones"
             )
         for own in (self.policy, self.average):
             own.load_state_dict(policy.state_dict())

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from invprob.observation import Observation
     from operators.base import ForwardOperator
 
-__all__ = ["changed", "near", "with_settings"]
+__all__ = ["changed", "leaves", "near", "with_settings"]
 
 NOISE = "noise."  # begins the keys of the noise
 
@@ -88,7 +88,9 @@ def changed(
             key = int(part) if isinstance(node, list) and part.isdigit() else part
             known = range(len(node)) if isinstance(node, list) else node
             if not isinstance(node, list | dict) or key not in known:
-                raise UnknownName(f"no parameter {path!r}{near(path, list(_paths(tree[''])))}")
+                raise UnknownName(
+                    f"no parameter {path!r}{near(path, [leaf for leaf, _ in leaves(tree[''])])}"
+                )
         if _names_model(path) and remodelled:
             new = remodelled(dict(node), str(value))
             node.clear()
@@ -110,17 +112,17 @@ def _names_model(path: str) -> bool:
     return path.endswith(".model")
 
 
-def _paths(tree: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted path of every leaf."""
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted path and value of every leaf of a nested config."""
     items = enumerate(tree) if isinstance(tree, list) else tree.items()
     for key, value in items:
         nested = isinstance(value, dict) or (
             isinstance(value, list) and any(isinstance(item, dict) for item in value)
         )
         if nested:
-            yield from _paths(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
 
 
 def _copy(tree: Any) -> Any:

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from invprob import registry
 from invprob.observation import GAUSSIAN, Observation
+from invprob.telescope import sky
 from invprob.trajectory import prior_paths
 from operators.base import ForwardOperator
 from operators.errors import ObservationError
@@ -95,21 +96,13 @@ def fit_truth(image: NDArray[np.float64], prior: Prior) -> tuple[NDArray[np.floa
     if peak <= 0:
         raise ObservationError("the truth image has no positive peak to scale to the prior's flux")
     scale = typical / peak
-    noise = scale * frame_noise(coarse)
+    noise = scale * sky(coarse)[1]
     log.info(
         "truth: %s px binned by %d, cut to %s, times %.4g (smoothed peak %.3g to %.3g, own noise "
         "%.2g)", "x".join(map(str, image.shape)), factor, "x".join(map(str, small.shape)),
         scale, peak, typical, noise,
     )  # fmt: skip
     return small * scale, noise
-
-
-def frame_noise(image: NDArray[np.float64], width: int = 4) -> float:
-    """Return the robust standard deviation of an image's outermost pixels."""
-    inner = np.zeros(image.shape, bool)
-    inner[width:-width, width:-width] = True
-    frame = image[~inner]
-    return float(1.4826 * np.median(np.abs(frame - np.median(frame))))
 
 
 def binned(image: NDArray[np.float64], factor: int) -> NDArray[np.float64]:

@@ -74,6 +74,7 @@ class Move:
     shift: Tensor | None = None  # u of the clean estimate, (B, *z_shape); None: no shift
     guidance: Guidance | None = None  # kept for the gradient of a trained policy
     foreseen: Tensor | None = None  # log weight the rest of the path should earn, + const, (B,)
+    met: Tensor | None = None  # log density of data that this state meets, which x_0 then need not
     twist: Twist | None = None  # of the kernel's step
     leap: Leap | None = None  # in place of the kernel's step; particles of SMC cannot have one
 
@@ -84,6 +85,7 @@ class Move:
             None if self.shift is None else self.shift[index],
             None if self.guidance is None else self.guidance[index],
             None if self.foreseen is None else self.foreseen[index],
+            None if self.met is None else self.met[index],
             self.twist,
         )
 
@@ -108,9 +110,12 @@ class Trajectory:
     final: Tensor  # z_0, (B, *z_shape)
     log_ratio: Tensor  # sum log p - log q, (B,) float64; NaN where q has no density
     past: Tensor  # the same before every transition, (N - 1, B)
+    data_met: bool = False  # by states on the way: log_ratio holds their density
 
     def log_weight(self, prior: Prior, likelihood: Likelihood) -> Tensor:
         """Return log w, (B,) float64."""
+        if self.data_met:
+            return self.log_ratio
         return self.log_ratio + likelihood.log_prob(prior.decode(self.final))
 
 
@@ -169,6 +174,7 @@ def rollout(
         z = hold(z, 0)
     states, noises, past = [z], [], []
     met: list[Guidance | None] = []
+    data_met = False
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
     last: tuple[float, Tensor] | None = None  # the time and clean estimate before, until a climb
     move: Move | None
@@ -185,6 +191,8 @@ def rollout(
                 z, last, move = carry * z + noise, None, None
             else:
                 kernel, move = prior.schedule.kernel(t, s), propose(z, t, i)
+                if move.met is not None:
+                    total, data_met = total + move.met, True
                 if islands:
                     assert move.foreseen is not None and not move.leap  # as for particles it must
                     if prior.schedule.rho(t) > 1:  # noise still hides what particles share
@@ -217,7 +225,7 @@ def rollout(
                 met.append(move.guidance if move else None)
         final = prior.denoise(z, times[-1])
     path = torch.stack(states), tuple(met), tuple(noises), final, total, torch.stack(past)
-    return Trajectory(times, *path)
+    return Trajectory(times, *path, data_met)
 
 
 def prior_paths(

@@ -85,8 +85,10 @@ def simulated_twins(
 
 def measured_gaps(
     twins: Sequence[Twins], prior: Prior, policy: Policy, config: TrainConfig
-) -> NDArray[np.float64]:
-    """Return EUBO - ELBO of every twin."""
+) -> NDArray[np.float64] | None:
+    """Return EUBO - ELBO of every twin, None where there are none."""
+    if not twins:
+        return None
     return np.concatenate(
         [
             some.gaps(prior, policy, config.twin_paths, config.seed + i)

@@ -31,14 +31,13 @@ def certificate_table(certificate: Certificate) -> None:
 
 def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
     """Return name, value and meaning of every figure."""
-    from invprob.certificate import reliable
-
     c = certificate
-    sure = c.corrected == "smc" or reliable(c.ess, c.pareto_k)
-    by = "log p(y) by importance weights, nats" + ("" if sure else ": too uneven to give its error")
+    by = "log p(y) by importance weights, nats"
+    if not c.even:
+        by += ": too uneven to give its error"
     return [
         ("ELBO", _with_error(c.elbo, c.elbo_se), "lower bound of log p(y), nats"),
-        ("log Z", _with_error(c.log_z, c.log_z_se if sure else None), by),
+        ("log Z", _with_error(c.log_z, c.log_z_se if c.even else None), by),
         ("EUBO", _with_error(c.eubo), "upper bound: by reliable weights, else by twins, nats"),
         ("gap of twins", _with_error(c.gap, c.gap_se), _before(c.gap_start)),
         ("std of log w", _with_error(c.std_log_w), "0 when exact"),
@@ -53,12 +52,7 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
 
 
 def _with_error(value: float | None, error: float | None = None) -> str:
-    """Return "12.3 ± 0.4", to two digits of the error where there is one."""
-    if value is None:
-        return "not defined"
-    if error is None:
-        return f"{value:.1f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
-    return f"{value:.1f} ± {error:.1f}"
+    return "not defined" if value is None else console.measured(value, error)
 
 
 def _before(gap_start: float | None) -> str:

@@ -36,7 +36,11 @@ BEST = {
     "seconds": lambda v: v,
     "seconds_amortised": lambda v: v,
 }
-COLUMNS = 6  # methods side by side
+COLUMNS = 6  # methods side by side; of more, `MAIN` scores in a row each
+MAIN = (
+    "rmse", "ssim_samples", "crps", "coverage_90", "chi2_per_pixel", "elbo", "ess",
+    "network_evaluations", "seconds",
+)  # fmt: skip
 
 
 def compare(
@@ -190,11 +194,12 @@ def _of(posterior: Posterior | None, observation: Observation) -> Posterior | No
     """Return the posterior of an observation; the gap of its twins is known of its own alone."""
     if posterior is None or posterior.observation.sha256() == observation.sha256():
         return posterior
+    posterior.policy.refuse_other_data()
     return replace(posterior, observation=observation, certificate=None, gaps=None)
 
 
 def show(rows: list[dict[str, Any]], n: int, runs: int) -> None:
-    """Print the table: methods in columns, the best of each score in bold (or starred)."""
+    """Print the table, the best of each score in bold (or starred): methods in columns, or rows."""
     keys = [key for key in rows[0] if key not in ("name", "se")]
     best = {}
     for key in keys:
@@ -203,14 +208,19 @@ def show(rows: list[dict[str, Any]], n: int, runs: int) -> None:
         best[key] = min(known, key=order) if order and len(set(known)) > 1 else None
     several = f", mean ± standard error of {runs} runs" if runs > 1 else ""
     title = f"{n} samples of each{several}; evaluations are per sample"
-    for start in range(0, len(rows), COLUMNS):
-        some = rows[start : start + COLUMNS]
-        cells = [
-            [escape(key), *(_score(row[key], row["se"].get(key), best[key]) for row in some)]
-            for key in keys
-        ]
-        console.table(("", *(escape(row["name"]) for row in some)), cells, title)
-        title = ""
+    wide = len(rows) > COLUMNS
+    cells = [
+        [_score(row[key], row["se"].get(key), best[key]) for key in (MAIN if wide else keys)]
+        for row in rows
+    ]
+    names = [escape(row["name"]) for row in rows]
+    if wide:
+        heads = [key.replace("_", " ") for key in MAIN]
+        console.table(("", *heads), [[n, *own] for n, own in zip(names, cells, strict=True)], title)
+        console.say("all scores: compare.csv")
+        return
+    columns = [[escape(key), *own] for key, *own in zip(keys, *cells, strict=True)]
+    console.table(("", *names), columns, title)
 
 
 def headline(rows: list[dict[str, Any]]) -> str:
@@ -247,7 +257,7 @@ def write(
 def _score(value: float | None, error: float | None, best: float | None) -> str:
     if value is None:
         return "not defined"
-    text = f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.1g}"
+    text = console.measured(value, error)
     if value != best:
         return text
     return f"[bold]{text}[/bold]" if console.out.is_terminal else f"{text} *"

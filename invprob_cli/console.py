@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from invprob.settings import leaves
+
 if TYPE_CHECKING:
     from invprob.trajectory import Progress
 
 PLAIN_EVERY = 5.0  # seconds between lines of progress where stderr is not a terminal
+FEW = 4  # numbers of a list that are shown
 PLAIN_WIDTH = 150  # columns of a table where stdout is not a terminal
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
@@ -67,7 +70,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = ""
 
 def facts_table(facts: Mapping[str, Any], title: str = "") -> None:
     """Print a mapping as a table of two columns, nested ones by dotted keys."""
-    table(("", ""), ((escape(key), cell(value)) for key, value in _leaves(facts)), title)
+    table(("", ""), ((escape(key), cell(value)) for key, value in leaves(facts)), title)
 
 
 def cell(value: Any) -> str:
@@ -77,12 +80,25 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.1f}" if 1e3 <= abs(value) < 1e6 else f"{value:.4g}"
     if isinstance(value, list | tuple) and all(isinstance(n, int) for n in value):
         return " x ".join(map(str, value))
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return escape(" ".join(value))
+    if isinstance(value, list | tuple) and all(isinstance(n, int | float) for n in value):
+        many = len(value) > FEW
+        return f"{len(value)} numbers" if many else ", ".join(cell(float(n)) for n in value)
+    if isinstance(value, list | tuple) and all(isinstance(n, list | tuple) for n in value):
+        return f"{len(value)} x {cell(value[0])}"
     return escape(str(value))
+
+
+def measured(value: float, error: float | None) -> str:
+    """Return "12.30 ± 0.42", to two digits of the error where there is one."""
+    if error is None or not 0 < error < math.inf:
+        return cell(value)
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
 def ending(wrote: Sequence[Path], figure: str, following: str) -> None:
@@ -149,12 +165,4 @@ class LogLines(logging.Handler):
 
 
 def _brief(figures: Mapping[str, float]) -> str:
-    return "  ".join(f"{key} {value:.4g}" for key, value in figures.items() if key != "rate")
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+    return "  ".join(f"{key} {cell(value)}" for key, value in figures.items() if key != "rate")

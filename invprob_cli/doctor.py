@@ -99,9 +99,11 @@ def _priors() -> dict[str, str]:
     states = {}
     for card in sorted(WEIGHTS.glob("*/invprob.json")):
         try:
-            intact_weights(card.parent, json.loads(card.read_text())["sha256"])
+            facts = json.loads(card.read_text())
+            if "sha256" in facts:  # one in closed form has no weights
+                intact_weights(card.parent, facts["sha256"])
             state = "intact"
-        except (OSError, ValueError, KeyError, ObservationError) as error:
+        except (OSError, ValueError, ObservationError) as error:
             state = f"damaged: {error}"
         states[card.parent.name] = state
     return states

@@ -76,7 +76,9 @@ def posterior_facts(path: Path) -> dict[str, Any]:
 def prior_facts(folder: Path) -> dict[str, Any]:
     """Return what a prior folder, ours or of diffusers, says of itself, with its files."""
     own = folder / "invprob.json"
-    facts = _read(own) if own.is_file() else {"network": _read(folder / DIFFUSERS)["_class_name"]}
+    foreign = not own.is_file()
+    facts = read_json(folder / DIFFUSERS if foreign else own)
+    facts = {"network": facts["_class_name"]} if foreign else facts
     residuals: list[float] = facts.pop("residuals", [])
     files = [f for f in folder.rglob("*") if f.is_file()]
     return {
@@ -92,7 +94,7 @@ def run_facts(folder: Path) -> dict[str, Any]:
 
     run, card = Run(folder), folder / "posterior.json"
     metrics = run.metrics()
-    trained = _read(card) if card.is_file() else {}
+    trained = read_json(card) if card.is_file() else {}
     return {
         "kind": "run", **run.manifest, "config": run.config, "finished": card.is_file(),
         "metrics": metrics[-1] if metrics else None, "certificate": trained.get("certificate"),
@@ -111,7 +113,8 @@ def _format(path: Path) -> str:
         return ""
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; raises ObservationError where it is damaged."""
     from operators.errors import ObservationError
 
     try:

@@ -17,6 +17,8 @@ FLAGS = {
         "needs_svd",
         "needs_gaussian",
         "needs_known_prior",
+        "needs_pixels",
+        "needs_latent",
         "needs_gradient",
         "needs_network_gradient",
         "particles",
@@ -73,7 +75,10 @@ def facts(kind: str, name: str) -> dict[str, Any]:
     if module.is_file():
         flags = class_constants(folder / "base.py", module)
         return found | {key: flags.get(key) for key in FLAGS[kind]}
-    card = json.loads((registry.WEIGHTS / name / "invprob.json").read_text())
+    try:
+        card = json.loads((registry.WEIGHTS / name / "invprob.json").read_text())
+    except ValueError:  # its summary says that it is damaged
+        card = {}
     return found | {key: card.get(key) for key in PRIOR_FACTS}
 
 

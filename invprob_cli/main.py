@@ -21,6 +21,7 @@ from invprob_cli.demo import demo
 from invprob_cli.diagnose import diagnose
 from invprob_cli.doctor import doctor
 from invprob_cli.evidence import evidence
+from invprob_cli.import_ import import_
 from invprob_cli.inspect import inspect
 from invprob_cli.lists import baselines, operators, priors, runs
 from invprob_cli.prior import app as prior
@@ -106,10 +107,10 @@ def options(
 
 
 for command in (
-    demo, simulate, check, inspect, train, sample, compare, diagnose, report, benchmark, evidence,
-    operators, priors, baselines, runs, doctor,
+    demo, simulate, import_, check, inspect, train, sample, compare, diagnose, report, benchmark,
+    evidence, operators, priors, baselines, runs, doctor,
 ):  # fmt: skip
-    app.command()(command)
+    app.command(command.__name__.rstrip("_"))(command)
 app.add_typer(prior, name="prior")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -110,6 +111,24 @@ def check_disk(n: int, shape: Sequence[int], folder: Path) -> None:
             f"--n {n} samples of shape {tuple(shape)} need {n * one / 2**30:.3g} GiB of disk, "
             f"{free / 2**30:.3g} GiB are free in {folder}: ask for at most {free // one}"
         )
+
+
+def sides(size: str) -> tuple[int, ...]:
+    """Return the numbers of `--size N` or `--size NYxNX`; raises UnknownName on other text."""
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", size):
+        raise UnknownName(f"--size {size!r}: needed N, or NYxNX such as 48x64")
+    return tuple(int(n) for n in size.split("x"))
+
+
+def numbers(text: str, count: int, option: str) -> tuple[float, ...]:
+    """Return `count` finite numbers with commas between; raises UnknownName on other text."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise UnknownName(f"{option} {text!r}: needed {count} numbers with commas between")
+    return found
 
 
 def writable(path: Path) -> Path:

@@ -55,6 +55,14 @@ def train(
         bool | None,
         typer.Option(help="Images turned or mirrored are as likely as they were; default: no."),
     ] = None,
+    latent: Annotated[
+        bool,
+        typer.Option(
+            "--latent",
+            help="A diffusion on the codes of an autoencoder, which is trained first; its settings "
+            "are --set autoencoder.KEY=VALUE.",
+        ),
+    ] = False,
     unit: Annotated[str | None, typer.Option(help="Unit of the images.")] = None,
     summary: Annotated[str | None, typer.Option(help="What they are, in a line.")] = None,
     settings: options.Settings = None,
@@ -70,19 +78,28 @@ def train(
 
     from invprob import registry
     from invprob.prior_data import is_simulator
-    from invprob.prior_training import Recipe, train_prior
+    from invprob.prior_training import AUTOENCODER, Recipe, train_prior
+    from operators.errors import UnknownName
+    from priors._autoencoder_training import AutoencoderTraining
     from priors.training import Training
 
     stated: dict[str, object] = {}
     if is_simulator(data):
         stated = vars(sys.modules[registry.simulator(data).__module__])
     turns = bool(stated.get("turns", False)) if turns is None else turns
+    prefix = f"{AUTOENCODER}."
+    own = [text.removeprefix(prefix) for text in settings or () if text.startswith(prefix)]
+    settings = [text for text in settings or () if not text.startswith(prefix)]
+    if own and not latent:
+        raise UnknownName(f"--set {prefix}{own[0]} is of an autoencoder: add --latent")
     training = options.configured(Training(), settings, steps=steps, batch=batch, seed=seed)
+    coding = options.configured(AutoencoderTraining(), own, f"--set {AUTOENCODER}", seed=seed)
     recipe = Recipe(
         data, size, pool, held_out, bank, seed,
         unit=str(stated.get("unit", "")) if unit is None else unit,
         summary=str(stated.get("summary", "")) if summary is None else summary,
         training=replace(training, turns=turns, device=device),
+        autoencoder=replace(coding, turns=turns, device=device) if latent else None,
     )  # fmt: skip
     options.use_threads(threads)
     console.note(f"images and checkpoints in {work}: stopped, the same command goes on")
@@ -94,6 +111,7 @@ def train(
     show(quality.checks, f"{out} against images held out")
     said = headline(quality.checks, FINE)
     longer = f"invprob prior train --data {data} --out {out}-longer --steps {2 * training.steps}"
+    longer += " --latent" if latent else ""
     good = f"invprob simulate --operator denoising --prior {out}"
     console.ending([out], said, good if quality.passed else longer)
 
@@ -105,7 +123,8 @@ def check(
         str | None,
         typer.Option(
             metavar="FILE|FOLDER|NAME|FILE.py:FUNCTION",
-            help="Judge it by these images; default: those held out from its training.",
+            help="Judge it by these images; default: those held out from its training, or exact "
+            "draws of a prior known in closed form.",
         ),
     ] = None,
     n: Annotated[int, typer.Option(min=64, help="Images that a simulator draws.")] = 2_048,
@@ -116,11 +135,11 @@ def check(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Judge a prior by images: those held out from its training, or your own."""
+    """Judge a prior by images: those held out from its training, exact draws, or your own."""
     from invprob import registry
     from invprob.prior_data import is_simulator, read, simulated
     from invprob.prior_quality import check as judge
-    from invprob.prior_training import check_again, recipe_of
+    from invprob.prior_training import check_again, check_exact, recipe_of
 
     loaded = registry.load_prior(prior)
     recipe = recipe_of(registry.prior_folder(prior))
@@ -136,6 +155,8 @@ def check(
         quality, of = judge(loaded, images.astype(float)), data
     elif recipe:
         quality, of = check_again(loaded, recipe, workers), f"{recipe.data}, held out"
+    elif loaded.isometric and not loaded.learned:
+        quality, of = check_exact(loaded), "exact draws of it"
     else:
         raise typer.BadParameter(f"{prior} does not say what it was trained on: give --data")
     if as_json:

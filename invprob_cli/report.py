@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from invprob_cli import console, options
 from invprob_cli.certificate import certificate_rows
-from invprob_cli.inspect import facts_of
+from invprob_cli.inspect import facts_of, read_json
 
 CAPTIONS = {  # of the figures of a run, in the order of the report
     "posterior": "Data, model and residuals; mean, spread and, where it is known, the truth",
@@ -88,7 +87,7 @@ def page(folder: Path) -> tuple[str, dict[str, Any]]:
     ):
         path = folder / f"{name}.json"
         if path.is_file():
-            parts += [f"<h2>{heading}</h2>", table(*rows_of(json.loads(path.read_text())))]
+            parts += [f"<h2>{heading}</h2>", table(*rows_of(read_json(path)))]
         else:
             missing.append(name)
     kept = {key: facts[key] for key in ("seed", "command", "versions", "observation_sha256")}

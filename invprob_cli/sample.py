@@ -42,7 +42,10 @@ def sample(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw posterior samples and certify them; once stopped, the same command goes on."""
+    """Draw posterior samples and certify them.
+
+    Once stopped, the same command goes on.
+    """
     device = launch.join(nproc, device, precision)
     from invprob.run import Run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,8 @@ import typer
 from invprob_cli import console, options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from priors.base import Prior
 
 NOISE = "noise."  # begins the settings of the noise
+PSF = ("psf", "kernel")  # parameters that --psf sets
 
 
 def simulate(
@@ -53,7 +55,7 @@ def simulate(
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Make an observation of known truth: apply an operator, add noise."""
+    """Make an observation whose truth is known."""
     if truth and truth_draw:
         raise typer.BadParameter("give --truth or --truth-draw, not both")
     options.writable(out)
@@ -119,17 +121,22 @@ def build(
     x_shape: tuple[int, ...],
     settings: list[str] | None = None,
     psf: Path | None = None,
+    known: Mapping[str, Any] | None = None,
 ) -> ForwardOperator:
-    """Return the default instrument for `x_shape` with settings and a PSF file applied."""
+    """Return the default instrument for `x_shape`, changed as asked, with the PSF of a file.
+
+    known: parameters that the data tell, which settings may still change.
+    """
+    from invprob.fits import read_psf
     from operators.errors import ObservationError, UnknownName
 
     default = cls.default(x_shape)
-    config = options.override(default.config(), settings, cls.remodelled)
+    config = options.override({**default.config(), **(known or {})}, settings, cls.remodelled)
     if psf:
-        field = next((key for key in ("psf", "kernel") if key in config), None)
+        field = next((key for key in PSF if key in config), None)
         if field is None:
             raise UnknownName(f"{cls.__name__} has no point spread function: leave --psf out")
-        config[field] = read_psf(psf, min(default.y_shape))
+        config[field] = read_psf(psf, min(config.get("image_shape", default.y_shape)))
     instrument = cls.from_config(config)
     if instrument.x_shape != tuple(x_shape):
         raise ObservationError(
@@ -137,35 +144,6 @@ def build(
             f"draws {tuple(x_shape)}: use --size, or another prior"
         )
     return instrument
-
-
-def read_psf(path: Path, side: int) -> NDArray[np.float64]:
-    """Return the central odd square of a PSF image, at most half of `side`; its sum is kept.
-
-    Kept means not normalised: a measured PSF does not sum to 1, and that is flux.
-    """
-    import numpy as np
-
-    from invprob.fits import read_image
-    from operators.errors import ObservationError
-
-    image = np.asarray(read_image(path)[0], float)
-    if image.ndim != 2 or not np.isfinite(image).all():
-        raise ObservationError(f"{path} holds shape {image.shape}; needed a finite 2-D image")
-    half = (min(*image.shape, side // 2) - 1) // 2
-    row, column = (n // 2 for n in image.shape)
-    cut = image[row - half : row + half + 1, column - half : column + half + 1]
-    if not cut.sum() > 0:
-        raise ObservationError(f"{path} sums to {cut.sum():.3g}; a PSF needs a positive sum")
-    was = "x".join(map(str, image.shape))
-    console.note(
-        f"psf: {was} px cut to {'x'.join(map(str, cut.shape))}, sum {cut.sum():.4g} "
-        f"of {image.sum():.4g}, kept as it is"
-    )
-    peak = tuple(int(i) for i in np.unravel_index(image.argmax(), image.shape))
-    if peak != (row, column):
-        console.note(f"warning: the psf peaks at {peak}, not at its centre {(row, column)}")
-    return cut
 
 
 def load_prior(name: str, size: str | None) -> Prior:
@@ -176,9 +154,7 @@ def load_prior(name: str, size: str | None) -> Prior:
     loaded = registry.load_prior(name)
     if size is None:
         return loaded
-    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})*", size):
-        raise UnknownName(f"--size {size!r}: needed N, or NYxNX such as 48x64")
-    sides = tuple(int(n) for n in size.split("x"))
+    sides = options.sides(size)
     shape = sides if len(sides) > 1 else sides * len(loaded.x_shape)
     resized = registry.load_prior(name, shape)
     if resized.x_shape != shape:

@@ -40,6 +40,14 @@ def train(
     steps: Annotated[
         int | None, typer.Option(min=2, help="Steps of the chain; default: the prior's.")
     ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="guided (default), or lora or full: the prior's own network fine-tuned by RTB "
+            "alone, as published, which takes thousands of --rtb-steps. --set guidance=1 starts "
+            "these at guidance."
+        ),
+    ] = None,
     width: Annotated[int | None, typer.Option(min=8, help="Width of the policy network.")] = None,
     blocks: Annotated[int | None, typer.Option(min=1, help="Its residual blocks.")] = None,
     warm_steps: Annotated[
@@ -69,14 +77,14 @@ def train(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train the posterior of an observation, or of many; Ctrl-C saves it."""
+    """Train the posterior of an observation, or of many."""
     if obs is None and resume is None:
         raise typer.BadParameter("give --obs FILE, or --resume RUN")
     if resume and name:
         raise typer.BadParameter("a resumed run keeps its name: leave --name out")
     flags: dict[str, Any] = {
-        "steps": steps, "width": width, "blocks": blocks, "warm_steps": warm_steps,
-        "rtb_steps": rtb_steps, "paths": paths, "seed": seed,
+        "steps": steps, "policy": policy, "width": width, "blocks": blocks,
+        "warm_steps": warm_steps, "rtb_steps": rtb_steps, "paths": paths, "seed": seed,
     }  # fmt: skip
     if resume and (amortize or start):
         raise typer.BadParameter("a resumed run keeps its settings: leave --amortize, --from out")
@@ -143,6 +151,7 @@ def trained(
     the run's config holds besides, the ranges of an amortised policy. begin: what is refined.
     """
     from invprob import distributed
+    from invprob.fine_tuned import build
     from invprob.instruments import Instruments
     from invprob.posterior import Interrupted, resolve_prior, scale_warning
     from invprob.posterior import train as train_posterior
@@ -150,8 +159,12 @@ def trained(
 
     more = more or {}
     name_of_prior, loaded = resolve_prior(observation, prior)
+    # what cannot be trained is told before there is a run
+    kind = build(loaded, config)
     if "ranges" in more:
-        Instruments(observation, more["ranges"])  # a bad range is told before there is a run
+        Instruments(observation, more["ranges"])
+    if "ranges" in more or len(observation.y) > 1:
+        kind.refuse_other_data()
     if warning := scale_warning(observation, loaded):
         console.note(f"warning: {warning}")
     if run is None:

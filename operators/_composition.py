@@ -117,6 +117,7 @@ def composition(*kinds: type[ForwardOperator]) -> type[ForwardOperator]:
             "differentiable": all(kind.differentiable for kind in kinds),
             "noise_fraction": kinds[-1].noise_fraction,
             "axes": kinds[-1].axes,
+            "data_unit": kinds[-1].data_unit,
             "__module__": __name__,
         },
     )

@@ -47,6 +47,7 @@ class Scattering(ForwardOperator):
     """
 
     axes: ClassVar[tuple[str, str]] = ("receiver", "transmitter")
+    data_unit: ClassVar[str | None] = "field, real part"
 
     shape: tuple[int, int]
     transmitters: int = 20

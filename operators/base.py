@@ -38,6 +38,7 @@ class ForwardOperator(Map):
     linear: ClassVar[bool] = False
     noise_fraction: ClassVar[float] = 0.05  # of the peak datum: what `simulate` adds by default
     axes: ClassVar[tuple[str, str]] = ("", "")  # of a figure of y, across and up; "": pixels
+    data_unit: ClassVar[str | None] = None  # of a figure of y; None: the unit of x
 
     @classmethod
     @abstractmethod

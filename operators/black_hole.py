@@ -58,6 +58,8 @@ class BlackHole(ForwardOperator):
     default_prior: ClassVar[str] = "blackhole-32"
     summary: ClassVar[str] = "closure phases and amplitudes of an interferometer; not linear"
     noise_fraction: ClassVar[float] = 0.005
+    axes: ClassVar[tuple[str, str]] = ("cosines and sines of phases, log amplitudes", "")
+    data_unit: ClassVar[str | None] = "closures"
 
     shape: tuple[int, int]
     field_of_view: float = 160.0

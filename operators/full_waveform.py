@@ -59,6 +59,7 @@ class FullWaveform(ForwardOperator):
     summary: ClassVar[str] = "seismic shot gathers of the velocity in the ground; not linear"
     noise_fraction: ClassVar[float] = 0.01
     axes: ClassVar[tuple[str, str]] = ("receiver", "sample")
+    data_unit: ClassVar[str | None] = "pressure"
 
     shape: tuple[int, int]
     slowest: float = 1.5

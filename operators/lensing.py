@@ -9,7 +9,8 @@ is the point spread function, * a true convolution.
 Conventions. Angles in arcsec, alpha reduced. Arrays are [y, x], origin lower; (0, 0) arcsec is the
 grid centre and pixel centres lie at (i - (n-1)/2) * pixel scale, for image and source alike.
 phi runs from +x to the lens' MAJOR axis, counter-clockwise; q = minor/major <= 1. Lenses add.
-x and y are surface brightness per image pixel. Rays are traced in float64.
+x and y are surface brightness per image pixel. Rays are traced in float64. A source of several
+bands (bands, ny, nx) has one image of each, through the same lens and each band's own PSF.
 
 The PSF has odd size; its stored sum is kept (measured ones do not sum to 1). Rays are traced half
 a PSF beyond the image and the convolution's 'valid' part is kept, so no light is lost at the edge.
@@ -31,6 +32,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from operators import _parameters
+from operators._lens_conventions import Distances, cosmology, usual
 from operators._lens_haloes import NFW, Multipole
 from operators._lens_models import EPL, SIE, SIS, LensModel, Shear
 from operators._rays import ray_matrix, ray_positions
@@ -52,11 +54,16 @@ class Lensing(LinearOperator):
     """The image `image_shape` of a source `source_shape` behind the lenses `lens`.
 
     lens: lens models, or what `config()` gives for them: [{"model": "SIE", "theta_E": 1.2, ...},
-        ...], as a list or as JSON text.
-    image_shape, source_shape: (ny, nx); y_shape and x_shape.
+        ...], as a list or as JSON text; also by e1 and e2, position_angle, velocity_dispersion,
+        see `operators._lens_conventions.usual`.
+    image_shape, source_shape: (ny, nx); y_shape and x_shape. A source (bands, ny, nx) gives images
+        (bands, *image_shape).
     pixel_scale, source_pixel_scale: arcsec, > 0.
-    psf: `(ky, kx)` on the image's pixels, odd sizes, or None for a perfect instrument.
+    psf: `(ky, kx)` on the image's pixels, odd sizes, or `(bands, ky, kx)`, or None for a perfect
+        instrument.
     supersampling: S, sub-rays along each side of an image pixel, 1 to 16.
+    z_lens, z_source: redshifts, 0 < z_lens < z_source, or None; cosmology: an `astropy.cosmology`
+        model, or "H0=70,Om0=0.3". What a velocity dispersion is seen by, and the record of it.
     Raises `ObservationError` on values out of range, NaN, and units that do not convert.
     """
 
@@ -66,21 +73,32 @@ class Lensing(LinearOperator):
     lens: tuple[LensModel, ...]
     image_shape: tuple[int, int] = (64, 64)
     pixel_scale: float = 0.08
-    source_shape: tuple[int, int] = (64, 64)
+    source_shape: tuple[int, ...] = (64, 64)
     source_pixel_scale: float = 0.03
     psf: npt.NDArray[np.float64] | None = None
     supersampling: int = 2
+    z_lens: float | None = None
+    z_source: float | None = None
+    cosmology: str = "Planck18"
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
-        set_(self, "lens", lens_models(self.lens))
-        for name in ("image_shape", "source_shape"):
-            set_(self, name, _parameters.shape(name, getattr(self, name), ndim=2))
+        if self.z_lens is not None:
+            set_(self, "z_lens", _parameters.number("z_lens", self.z_lens, above=0))
+        if self.z_source is not None:
+            nearest = self.z_lens or 0.0
+            set_(self, "z_source", _parameters.number("z_source", self.z_source, above=nearest))
+        if self.cosmology != type(self).cosmology:
+            cosmology(self.cosmology)  # refused by name, needed or not
+        distances = Distances(self.z_lens, self.z_source, self.cosmology)
+        set_(self, "lens", lens_models(self.lens, distances))
+        set_(self, "image_shape", _parameters.shape("image_shape", self.image_shape, ndim=2))
+        set_(self, "source_shape", source_shape("source_shape", self.source_shape))
         for name in ("pixel_scale", "source_pixel_scale"):
             value = _parameters.number(name, getattr(self, name), unit="arcsec", above=0)
             set_(self, name, value)
         if self.psf is not None:
-            set_(self, "psf", _parameters.array("psf", self.psf, ndim=2, odd=True))
+            set_(self, "psf", self._checked_psf)
         s = _parameters.whole("supersampling", self.supersampling, at_least=1, at_most=16)
         set_(self, "supersampling", s)
 
@@ -90,12 +108,12 @@ class Lensing(LinearOperator):
 
         The source field is 1.92 arcsec along its longer side, whatever `x_shape` (ny, nx) is.
         """
-        ny, nx = _parameters.shape("x_shape", x_shape, ndim=2)
+        shape = source_shape("x_shape", x_shape)
         lens = (SIE(theta_E=1.2, q=0.8, phi=0.5, x0=0.04, y0=-0.03), Shear(0.03, -0.02))
         return cls(
             lens,
-            source_shape=(ny, nx),
-            source_pixel_scale=1.92 / max(ny, nx),
+            source_shape=shape,
+            source_pixel_scale=1.92 / max(shape[-2:]),
             psf=gaussian_psf(0.16, 0.08, 11),
         )
 
@@ -110,7 +128,7 @@ class Lensing(LinearOperator):
         known = {"q": 1.0, "phi": 0.0, "gamma": 2.0, **part}
         wanted = fields(MODELS[model])  # type: ignore[arg-type]
         kept = {f.name: known[f.name] for f in wanted if f.name in known}
-        return _lens_model({"model": model, **kept}).config()
+        return _lens_model({"model": model, **kept}, Distances()).config()
 
     @property
     def x_shape(self) -> tuple[int, ...]:
@@ -118,7 +136,7 @@ class Lensing(LinearOperator):
 
     @property
     def y_shape(self) -> tuple[int, ...]:
-        return self.image_shape
+        return (*self.source_shape[:-2], *self.image_shape)
 
     def source_position(
         self, x: npt.ArrayLike, y: npt.ArrayLike
@@ -131,21 +149,23 @@ class Lensing(LinearOperator):
         return beta_x, beta_y
 
     def _apply(self, x: Tensor) -> Tensor:
-        rays = self._rays.times(x.flatten(1)).reshape(-1, *self._padded_shape)
+        sources = x.reshape(-1, self._rays.shape[1])
+        rays = self._rays.times(sources).reshape(*x.shape[:-2], *self._padded_shape)
         if self.psf is None:
             return rays
         return self._valid(self._filter(rays, self._table("_spectrum", x)))
 
     def _apply_adjoint(self, y: Tensor) -> Tensor:
         if self.psf is not None:
-            spread = y.new_zeros(len(y), *self._fft_shape)
+            spread = y.new_zeros(*y.shape[:-2], *self._fft_shape)
             self._valid(spread)[...] = y
             ny, nx = self._padded_shape
-            y = self._filter(spread, self._table("_spectrum", y).conj())[:, :ny, :nx]
-        return self._rays.transpose.times(y.flatten(1)).reshape(-1, *self.source_shape)
+            y = self._filter(spread, self._table("_spectrum", y).conj())[..., :ny, :nx]
+        images = y.reshape(-1, self._rays.shape[0])
+        return self._rays.transpose.times(images).reshape(-1, *self.source_shape)
 
     def _filter(self, a: Tensor, spectrum: Tensor) -> Tensor:
-        """F^-1 (spectrum . F a), `(B, *fft_shape)`."""
+        """F^-1 (spectrum . F a), `(B, *fft_shape)`, or `(B, bands, *fft_shape)`."""
         transformed = torch.fft.rfft2(a, s=self._fft_shape) * spectrum
         filtered: Tensor = torch.fft.irfft2(transformed, s=self._fft_shape)
         return filtered
@@ -153,12 +173,24 @@ class Lensing(LinearOperator):
     def _valid(self, a: Tensor) -> Tensor:
         """View of the pixels that the image keeps; what wraps around lies outside."""
         (my, mx), (ny, nx) = self._margin, self.image_shape
-        return a[:, 2 * my : 2 * my + ny, 2 * mx : 2 * mx + nx]
+        return a[..., 2 * my : 2 * my + ny, 2 * mx : 2 * mx + nx]
+
+    @property
+    def _checked_psf(self) -> npt.NDArray[np.float64]:
+        bands = self.source_shape[:-2]
+        several = bool(bands) and np.ndim(self.psf) == 3
+        psf = _parameters.array("psf", self.psf, ndim=3 if several else 2)
+        if psf.shape[:-2] not in ((), bands) or any(n % 2 == 0 for n in psf.shape[-2:]):
+            raise ObservationError(
+                f"psf has shape {psf.shape}; needed odd sizes (ky, kx), so that it has a central "
+                "pixel, alone or for each of the source's bands"
+            )
+        return psf
 
     @property
     def _margin(self) -> tuple[int, int]:
         """Half the PSF, in pixels, on every side."""
-        ky, kx = (1, 1) if self.psf is None else self.psf.shape
+        ky, kx = (1, 1) if self.psf is None else self.psf.shape[-2:]
         return ky // 2, kx // 2
 
     @property
@@ -177,7 +209,7 @@ class Lensing(LinearOperator):
         x, y = ray_positions(self._padded_shape, self.pixel_scale, self.supersampling)
         beta_x, beta_y = self.source_position(x, y)
         return ray_matrix(
-            beta_x, beta_y, self.supersampling, self.source_shape, self.source_pixel_scale
+            beta_x, beta_y, self.supersampling, self.source_shape[-2:], self.source_pixel_scale
         )
 
     @cached_property
@@ -201,7 +233,13 @@ def gaussian_psf(fwhm: float, pixel_scale: float, size: int) -> npt.NDArray[np.f
     return np.asarray(psf / psf.sum())
 
 
-def lens_models(value: Any) -> tuple[LensModel, ...]:
+def source_shape(name: str, value: Any) -> tuple[int, ...]:
+    """`value` as (ny, nx) or (bands, ny, nx); `ObservationError` otherwise."""
+    found = _parameters.shape(name, value)
+    return found if len(found) == 3 else _parameters.shape(name, value, ndim=2)
+
+
+def lens_models(value: Any, distances: Distances | None = None) -> tuple[LensModel, ...]:
     """Lens models from themselves, their `config()` dictionaries, or JSON text of a list of those.
 
     Raises `ObservationError` naming an unknown model or parameter.
@@ -215,17 +253,17 @@ def lens_models(value: Any) -> tuple[LensModel, ...]:
         value = (value,)
     if not isinstance(value, list | tuple) or not value:
         raise ObservationError(f"lens is {value!r}; needed at least one lens model")
-    return tuple(_lens_model(v) for v in value)
+    return tuple(_lens_model(v, distances or Distances()) for v in value)
 
 
-def _lens_model(value: Any) -> LensModel:
+def _lens_model(value: Any, distances: Distances) -> LensModel:
     if isinstance(value, LensModel):
         return value
     known = ", ".join(MODELS)
     if not isinstance(value, Mapping) or value.get("model") not in MODELS:
         name = value.get("model") if isinstance(value, Mapping) else value
         raise ObservationError(f"no lens model {name!r}; needed one of {known}")
-    model = MODELS[value["model"]]
+    model, value = MODELS[value["model"]], usual(value, distances)
     try:
         return model(**{k: v for k, v in value.items() if k != "model"})
     except TypeError as error:

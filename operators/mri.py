@@ -51,6 +51,7 @@ class MRI(LinearOperator):
 
     noise_fraction: ClassVar[float] = 0.003  # the zero frequency is far above all others
     axes: ClassVar[tuple[str, str]] = ("kx", "ky")
+    data_unit: ClassVar[str | None] = "k-space"
 
     shape: tuple[int, ...]
     coils: int = 4

@@ -43,8 +43,9 @@ class NavierStokes(ForwardOperator):
     steps would be needed.
     """
 
-    default_prior: ClassVar[str] = "random_field"
+    default_prior: ClassVar[str] = "vorticity-64"
     summary: ClassVar[str] = "vorticity of a 2-D flow at a later time, subsampled; not linear"
+    data_unit: ClassVar[str | None] = "vorticity"
 
     shape: tuple[int, int]
     reynolds: float = 200.0

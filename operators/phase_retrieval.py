@@ -37,6 +37,8 @@ class PhaseRetrieval(ForwardOperator):
 
     default_prior: ClassVar[str] = "galaxies-64"
     summary: ClassVar[str] = "magnitudes of an oversampled Fourier transform; not linear"
+    axes: ClassVar[tuple[str, str]] = ("kx", "ky")
+    data_unit: ClassVar[str | None] = "magnitude"
 
     shape: tuple[int, int]
     oversampling: float = 2.0

@@ -55,6 +55,7 @@ class Tomography(LinearOperator):
 
     noise_fraction: ClassVar[float] = 0.02
     axes: ClassVar[tuple[str, str]] = ("detector element", "view")
+    data_unit: ClassVar[str | None] = "line integral"
 
     shape: tuple[int, int]
     beam: str = "parallel"

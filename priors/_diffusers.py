@@ -108,11 +108,17 @@ def network_of(folder: Path) -> torch.nn.Module:
         kind = "a class-conditional one" if name == "UNet2DModel" else str(name)
         raise ObservationError(f"{folder}/unet holds {kind}; needed an unconditional UNet2DModel")
     try:
-        network: Any = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call]  # diffusers
-            folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        )
+        network, found = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call]  # diffusers
+            folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )  # fmt: skip
     except (OSError, ValueError, RuntimeError) as error:
         raise ObservationError(f"{folder}/unet cannot be read ({error}): restore it") from error
+    if lacking := found["missing_keys"]:  # they would keep their random starting values
+        raise ObservationError(
+            f"the weights of {folder}/unet lack {len(lacking)} tensors of its config, first "
+            f"{lacking[0]!r}: restore it"
+        )
     module: torch.nn.Module = network.float()
     return module
 

@@ -43,6 +43,7 @@ class Prior(ABC):
     summary: ClassVar[str] = ""
     learned: ClassVar[bool] = False  # its denoiser is an approximation
     isometric: ClassVar[bool] = True  # x is z, turned and scaled: errors of z are those of x
+    has_encoder: ClassVar[bool] = True  # there is a way back from x to z
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]
@@ -84,7 +85,12 @@ class Prior(ABC):
 
     def pull(self, z: Tensor, u: Tensor) -> Tensor:
         """Return J^T u, (B, *z_shape), of u (B, *x_shape), J the derivative of x = decode(z)."""
-        return self.scale**2 * self.encode(u)
+        if self.isometric:
+            return self.scale**2 * self.encode(u)
+        with torch.enable_grad():
+            leaf = z.detach().requires_grad_()
+            (back,) = torch.autograd.grad(self.decode(leaf), leaf, u)
+        return back
 
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
         """Return the covariance that guidance assumes: r2 of r2 I, u -> R u, or bounded.

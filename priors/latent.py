@@ -72,12 +72,9 @@ class Latent(Pixel):
         """Return the codes (B, *z_shape) nearest to images x (B, H, W), by the encoder."""
         return self.autoencoder.encode(x)
 
-    def pull(self, z: Tensor, u: Tensor) -> Tensor:
-        """Return J^T u, (B, *z_shape), of u (B, H, W), by one pass back through the decoder."""
-        with torch.enable_grad():
-            leaf = z.detach().requires_grad_()
-            (back,) = torch.autograd.grad(self.decode(leaf), leaf, u)
-        return back
+    def banked(self, z: Tensor) -> Tensor:
+        """Return what the bank keeps of draws z (B, *z_shape): these codes."""
+        return z
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the stored bank of the chain's codes."""

@@ -35,6 +35,7 @@ class Outsourced(Prior):
 
     summary = "standard normal noise under a deterministic generator"
     isometric = False
+    has_encoder = False
     guided_in_x = False
 
     def __init__(

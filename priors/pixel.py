@@ -111,13 +111,16 @@ class Pixel(Prior):
         """Return the network's (fractional) timestep at time t, by its noise ratio."""
         return float(np.interp(np.log(self.schedule.rho(t)), self.log_rho, self.timesteps))
 
-    def denoise(self, z: Tensor, t: float) -> Tensor:
-        """Return the network's estimate of E[z_0 | z_t = z], shape (B, *z_shape)."""
+    def denoise(self, z: Tensor, t: float, network: torch.nn.Module | None = None) -> Tensor:
+        """Return the estimate of E[z_0 | z_t = z], shape (B, *z_shape).
+
+        It is that of the prior's network, or of another `network` of the same kind.
+        """
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         step = torch.full((len(z),), self.timestep(t), dtype=z.dtype, device=z.device)
         scale, skip, out = PREDICTIONS[self.prediction](alpha, sigma, self.config.sigma_data)
         with torch.autocast(z.device.type, self.precision, enabled=self.precision != torch.float32):
-            output: Tensor = self.network(scale * z, step).sample
+            output: Tensor = (network or self.network)(scale * z, step).sample
         clean = skip * z + out * output.to(z.dtype)
         return (
             clean if self.config.clip is None else clean.clamp(-self.config.clip, self.config.clip)
@@ -141,6 +144,10 @@ class Pixel(Prior):
         """Return z (B, *z_shape) of images x (B, *x_shape)."""
         images = x.reshape(len(x), self.channels, *self.x_shape[-2:])
         return pixel_unshuffle(images / self.scale, self.config.patch)
+
+    def banked(self, z: Tensor) -> Tensor:
+        """Return what the bank keeps of draws z (B, *z_shape): here images, to be turned."""
+        return self.decode(z)
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the bank, turned and flipped where that may be.
@@ -200,8 +207,6 @@ class Pixel(Prior):
     @staticmethod
     def _parts(folder: Path) -> tuple[dict[str, Any], Any, *tuple[Any, ...]]:
         """Return the facts of a folder, and what `__init__` takes besides them."""
-        from safetensors.torch import load_file
-
         facts = read_facts(folder) if (folder / "invprob.json").exists() else None
         found = levels(folder)
         facts = facts or _foreign(folder, found)
@@ -210,10 +215,21 @@ class Pixel(Prior):
             facts["residual_model"] = ResidualModel(
                 tuple(table["floor"]), tuple(table["slope"]), spectrum
             )
-        bank_file = folder / "bank.safetensors"
-        bank = load_file(bank_file)["x"] if bank_file.exists() else None
-        network = network_of(folder)
+        bank, network = _stored_draws(folder / "bank.safetensors"), network_of(folder)
         return facts, network, found.log_rho, found.prediction, bank, found.timesteps
+
+
+def _stored_draws(file: Path) -> Tensor | None:
+    """Return the draws in a file, None where there is none; raises ObservationError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.exists():
+        return None
+    try:
+        return load_file(file)["x"]
+    except (SafetensorError, KeyError) as error:
+        raise ObservationError(f"{file} is corrupt ({error}): restore the prior folder") from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
@@ -221,13 +237,19 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
     Nothing is read before the format's version fits.
     """
+    facts = described(folder)
+    intact_weights(folder, facts.get("sha256", ""))
+    return facts
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what a prior folder's invprob.json says; raises ObservationError on another format."""
     facts = read_json(folder / "invprob.json")
     if facts.get("version") != FORMAT_VERSION:
         raise ObservationError(
             f"{folder}: prior format version {facts.get('version')}, this program reads "
             f"{FORMAT_VERSION}: install a matching invprob"
         )
-    intact_weights(folder, facts.get("sha256", ""))
     return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
 
 

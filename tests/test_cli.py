@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 
 from invprob.observation import Observation
 from invprob.rtb import Trainer
-from invprob_cli import options
+from invprob_cli import compare, options
 from invprob_cli.certificate import PROMISED
 from invprob_cli.compare import split_methods
 from operators.errors import UnknownName
@@ -141,6 +142,18 @@ def test_compare_scores_the_run_and_baselines(folder: Path) -> None:
     assert len(Path("runs/whole/compare.csv").read_text().splitlines()) == 4
 
 
+def test_many_methods_have_a_row_each(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = dict.fromkeys(compare.MAIN, 2.0)
+    rows = [{"name": f"m{i}", **scores, "rmse": 1.0 + i, "se": {}} for i in range(7)]
+    compare.show(rows, 4, 1)
+    lines = capsys.readouterr().out.splitlines()
+    heads = next(line.split() for line in lines if "rmse" in line)
+    assert heads[0] == "rmse"
+    cells = {line.split()[0]: line.split()[1] for line in lines if line.strip().startswith("m")}
+    assert list(cells) == [f"m{i}" for i in range(7)]
+    assert cells["m6"] == "7"
+
+
 def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
     joined = document("compare --obs obs.h5 --baselines none --n 4")
     assert [row["name"] for row in joined["methods"]] == ["rtb"]
@@ -188,24 +201,34 @@ def test_doctor_is_content_here() -> None:
 @pytest.mark.parametrize(
     ("command", "code", "said"),
     [
+        # fault_01, fault_12, fault_16, fault_18, fault_20
         ("train --obs ob.h5", 3, "did you mean 'obs.h5'"),
+        ("train --obs obs.h5 --prior digits-32", 3, "shape (32, 32), the operator needs (16, 16)"),
         ("train --obs obs.h5 --operator blur", 3, "made with the operator denoising, not blur"),
         ("train --obs obs.h5 --operator denoisng", 2, "did you mean 'denoising'"),
         ("train --obs obs.h5 --prior galaxy-64x", 2, "no prior named"),
         ("train --obs obs.h5 --set warm_bach=3", 2, "did you mean 'warm_batch'"),
         ("train --obs obs.h5 --set warm_batch=many", 2, "needed warm_batch=<int>"),
+        ("train --obs obs.h5 --set warm_batch=010", 2, "needed warm_batch=<int>"),
+        ("train --obs obs.h5 --set warm_batch=true", 2, "needed warm_batch=<int>"),
+        ('train --obs obs.h5 --set warm_rate="1e-4"', 2, "needed warm_rate=<float>"),
+        ("train --obs obs.h5 --set warm_rate=no", 2, "needed warm_rate=<float>"),
         ("train --obs obs.h5 --set objective=rbt", 2, "choose vargrad, rtb, trust_pcl"),
         ("train --obs obs.h5 --set objective=3", 2, "needed objective=<str>"),
         ("train --obs obs.h5 --set replay=0.95", 3, "it needs at least 2"),
         ("train --obs obs.h5 --name ../x", 1, "run name '../x' is refused"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
+        # fault_28, fault_41, fault_17, fault_31, fault_45
         ("train --resume whole --paths 5", 1, "train.paths: 4 -> 5"),
+        ("train --resume whole --prior gaussian", 1, "prior: random_field -> gaussian"),
+        ("train --obs obs.h5 --prior google/ddpm-x", 2, "not downloaded"),
         ("train", 2, "give --obs FILE"),
         ("simulate --operator denoisng", 2, "did you mean 'denoising'"),
         ("simulate --operator denoising --prior random_field --noise 0", 3, "noise > 0"),
         ("simulate --operator denoising --prior random_field --noise poison", 2, "'poisson'"),
         ("simulate --operator denoising --prior random_field --set noise.sigm=1", 3, "'sigma'"),
         ("sample --n 0", 2, "--n"),
+        ("sample --n -3", 2, "--n"),
         ("sample --n 1000000000000", 2, "GiB are free"),
         ("sample --correct smcc", 2, "no correction 'smcc': choose auto, none, psis, smc"),
         ("sample --run nowhere", 1, "whole"),
@@ -222,7 +245,7 @@ def test_faults_are_one_line_and_an_exit_code(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_resumes_to_the_same_posterior(
+def test_faults_26_and_29_an_interrupted_training_resumes_to_the_same_posterior(
     folder: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     advance, name = Trainer.advance, f"cut-{number}"
@@ -259,7 +282,7 @@ def test_demo_goes_the_whole_way(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(list(Path("shown/runs").glob("*-denoising-*/figures/*.png"))) == 3
 
 
-def test_out_of_memory_suggests_a_smaller_batch(
+def test_fault_34_out_of_memory_suggests_a_smaller_batch(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def exhausted(self: Trainer) -> dict[str, float]:
@@ -267,6 +290,42 @@ def test_out_of_memory_suggests_a_smaller_batch(
 
     monkeypatch.setattr(Trainer, "advance", exhausted)
     assert "smaller batch" in invoke(f"train --obs obs.h5 {SMALL}", 1).stderr
+
+
+def test_fault_28_resume_on_other_data_is_refused(folder: Path) -> None:
+    invoke(f"{SIMULATE} --out changed.h5 --noise 0.4")
+    refused("train --resume whole --obs changed.h5", 1, "observation: ")
+
+
+def test_fault_45_markup_in_a_file_is_shown_as_it_is(folder: Path) -> None:
+    invoke(f"{SIMULATE} --out marked.h5")
+    with h5py.File("marked.h5", "a") as file:
+        file.attrs["unit"] = "[red]Jy[/red]"
+        file.attrs["prior"] = "[/]"
+    shown = invoke("inspect marked.h5").stdout
+    assert "[red]Jy[/red]" in shown and "[/]" in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("policy.safetensors", b"\xff" * 8 + b"{}", "policy.safetensors is corrupt"),  # fault 23
+        ("policy.safetensors", b"", "policy.safetensors is corrupt"),
+        ("policy.safetensors", {}, "lacks the tensor"),  # fault 25
+        ("posterior.json", b'{"version": 2}', "has format version 2, this program reads 1"),
+        ("posterior.json", b"{", "posterior.json is corrupt"),
+    ],
+)
+def test_faults_23_and_25_a_damaged_posterior_is_told_and_written_again(
+    folder: Path, file: str, content: Any, said: str
+) -> None:
+    from safetensors.numpy import save
+
+    path = folder / "runs" / "whole" / file
+    before = path.read_bytes()
+    path.write_bytes(content if isinstance(content, bytes) else save(content))
+    refused("sample --run whole --n 4", 1, said)
+    path.write_bytes(before)
 
 
 def test_help_is_light() -> None:
@@ -278,7 +337,7 @@ def test_help_is_light() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
+def test_fault_40_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
     command = (
         f"{sys.executable} -m invprob_cli operators --json | head -n 0; echo ${{PIPESTATUS[0]}}"
     )

@@ -11,7 +11,7 @@ from tests.conftest import document, invoke, refused
 SMALL = "--steps 6 --width 8 --blocks 1 --warm-steps 2 --rtb-steps 1 --paths 4 --set bank=16"
 
 
-def test_a_report_shows_what_the_run_holds_and_escapes_it(folder: Path) -> None:
+def test_fault_44_a_report_shows_what_the_run_holds_and_escapes_it(folder: Path) -> None:
     """Fault 44: text of users and files is never markup."""
     invoke("simulate --operator denoising --prior random_field --size 8 --noise 0.3 --out obs.h5")
     invoke(f"train --obs obs.h5 --name one {SMALL}")
@@ -39,3 +39,5 @@ def test_a_report_shows_what_the_run_holds_and_escapes_it(folder: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "train.warm_steps" in text
     refused("report --run none", 1, "no run 'none'")
+    Path("runs/one/compare.json").write_text("{")
+    refused("report --run one", 3, "compare.json is damaged")

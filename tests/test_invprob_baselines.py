@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from test_priors_latent import tiny
 from torch import Tensor
 
 from invprob import registry
@@ -43,8 +44,10 @@ from priors.gaussian import Gaussian as GaussianPrior
 from priors.random_field import RandomField
 
 SETTINGS = {  # short enough to run on everything
+    "cdim": "steps=8,updates=4",
     "copaint": "steps=12",
     "daps": "steps=8,flow_steps=2,langevin_steps=10",
+    "dcps": "steps=12",
     "ddnm": "steps=12",
     "ddrm": "steps=12",
     "diffpir": "steps=12",
@@ -52,14 +55,19 @@ SETTINGS = {  # short enough to run on everything
     "fk": "steps=12",
     "fps_smc": "steps=12",
     "hmc": "steps=12,leapfrogs=6",
+    "latent_daps": "steps=8,langevin_steps=10",
+    "latent_dps": "steps=20",
     "lgd_mc": "steps=20,zeta=0.3,draws=3",
     "map": "iterations=30",
     "mcg": "steps=15,zeta=0.3",
+    "mcgdiff": "steps=12",
     "npse": "steps=12,pairs=32,updates=40,batch=32",
     "pigdm": "steps=8",
     "pnp_dm": "steps=8,flow_steps=2,langevin_steps=10",
+    "psld": "steps=20",
     "red_diff": "steps=20",
     "repaint": "steps=12,jump=4,walks=2",
+    "resample": "steps=12,every=2,iterations=20",
     "tds": "steps=8",
     "wiener": "steps=12",
 }
@@ -71,8 +79,10 @@ OPERATORS = [
     PhaseRetrieval((8, 8)),
 ]
 BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws leave 0.044
+    "cdim": 0.255,
     "copaint": 0.152,
     "daps:langevin_steps=20": 0.171,
+    "dcps": 0.071,
     "ddnm": 0.248,
     "diffpir": 0.354,
     "dps": 0.161,
@@ -82,18 +92,43 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "pigdm": 0.046,
     "pigdm:residual=guess": 0.080,
     "red_diff": 0.473,
-    "fk": 0.582,
-    "fps_smc": 0.291,
+    "fk": 0.40,
+    "fps_smc": 0.19,
     "map": 0.386,
     "hmc": 0.050,
     "wiener": 0.046,
     "ddrm": 0.134,
-    "tds": 0.071,
-    "tds:residual=none": 0.364,
+    "tds": 0.066,
+    "tds:residual=none": 0.35,
+    "mcgdiff": 0.18,
 }
-MODES = {"ddnm", "ddrm", "fps_smc"}  # methods that decompose the operator
+SCATTER = {
+    "tds": 0.5,
+    "fk": 0.7,
+    "fps_smc": 0.9,
+    "mcgdiff": 0.7,
+}  # seed to seed, relative; values: mean of 8 seeds
+MODES = {"ddnm", "ddrm", "fps_smc", "mcgdiff"}  # methods that decompose the operator
+LATENT = {"latent_daps", "latent_dps", "psld", "resample"}
+
+
+class Codes(RandomField):
+    """Images x = asinh 2z of a random field z, in place of what an autoencoder learns."""
+
+    isometric = False
+    guided_in_x = False
+
+    def decode(self, z: Tensor) -> Tensor:
+        return (2 * z).asinh()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return x.sinh() / 2
+
+
 FIELD = RandomField((8, 8))
+CODES = Codes((8, 8))
 SIGMA = 0.1
+VIEW = Blur((8, 8))
 COUNTS = Poisson(20.0, background=100.0)
 
 
@@ -101,9 +136,16 @@ def short(name: str) -> Baseline:
     return parse(f"{name}:{SETTINGS[name]}")
 
 
-def simulated(operator: ForwardOperator, noise: NoiseModel) -> tuple[Tensor, Likelihood]:
-    """One draw of the random field, and the likelihood of its data."""
-    truth = FIELD.decode(FIELD.draw(1, seed=3))
+def home(name: str) -> Prior:
+    """The prior that a method is tested on."""
+    return CODES if name in LATENT else FIELD
+
+
+def simulated(
+    operator: ForwardOperator, noise: NoiseModel, prior: Prior = FIELD
+) -> tuple[Tensor, Likelihood]:
+    """One draw of the prior, and the likelihood of its data."""
+    truth = prior.decode(prior.draw(1, seed=3))
     y = noise.sample(operator(truth), torch.Generator().manual_seed(0))
     return truth, Likelihood(operator, noise, y)
 
@@ -127,7 +169,7 @@ def claimed() -> list[Any]:
         pytest.param(name, operator, id=f"{name}-{type(operator).__name__}")
         for name in sorted(SETTINGS)
         for operator in OPERATORS
-        if short(name).lacks(FIELD, operator, Gaussian(SIGMA, operator.data_mask)) is None
+        if short(name).lacks(home(name), operator, Gaussian(SIGMA, operator.data_mask)) is None
     ]
 
 
@@ -140,7 +182,7 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
         (name, type(operator).__name__)
         for name in SETTINGS
         for operator in OPERATORS
-        if short(name).lacks(FIELD, operator, Gaussian(SIGMA, operator.data_mask))
+        if short(name).lacks(home(name), operator, Gaussian(SIGMA, operator.data_mask))
     }
     assert refused == {
         ("ddnm", "Lensing"),
@@ -149,7 +191,11 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
         ("ddrm", "PhaseRetrieval"),
         ("fps_smc", "Lensing"),
         ("fps_smc", "PhaseRetrieval"),
+        ("cdim", "PhaseRetrieval"),
         ("mcg", "PhaseRetrieval"),
+        ("mcgdiff", "Lensing"),
+        ("mcgdiff", "PhaseRetrieval"),
+        ("psld", "PhaseRetrieval"),
         ("npse", "PhaseRetrieval"),
         ("wiener", "PhaseRetrieval"),
         *(("repaint", kind) for kind in ("Blur", "Denoising", "Lensing", "PhaseRetrieval")),
@@ -157,10 +203,14 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
     speckled = Gaussian(SIGMA, torch.eye(8, dtype=torch.bool))
     learned = RandomField((8, 8))
     learned.learned = True  # type: ignore[misc]  # as a network is
+    generator = Codes((8, 8))
+    generator.has_encoder = False  # type: ignore[misc]  # as an outsourced prior has none
     for prior, noise, refused_by in (
-        (FIELD, speckled, MODES | {"repaint"}),
-        (FIELD, COUNTS, MODES | {"mcg", "repaint", "wiener"}),
-        (learned, Gaussian(1.0), {"hmc", "map", "repaint"}),
+        (FIELD, speckled, MODES | {"repaint"} | LATENT),
+        (FIELD, COUNTS, MODES | {"cdim", "mcg", "repaint", "wiener"} | LATENT),
+        (learned, Gaussian(1.0), {"hmc", "map", "repaint"} | LATENT),
+        (CODES, Gaussian(1.0), MODES | {"cdim", "mcg", "repaint"}),
+        (generator, Gaussian(1.0), MODES | {"cdim", "mcg", "repaint"} | LATENT),
     ):
         out = {name for name in SETTINGS if short(name).lacks(prior, Denoising((8, 8)), noise)}
         assert out == refused_by
@@ -168,21 +218,52 @@ def test_each_refuses_what_its_flags_say_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(("name", "operator"), claimed())
 def test_improves_on_the_prior(name: str, operator: ForwardOperator) -> None:
-    truth, likelihood = simulated(operator, Gaussian(SIGMA, operator.data_mask))
-    draws = samples(short(name), FIELD, likelihood, 100 if name == "fk" else 4)
-    before = likelihood.repeat(4).log_prob(FIELD.decode(FIELD.draw(4, seed=9)))
-    assert draws.log_likelihood.mean() > float(before.mean())
-    rmse = np.sqrt(np.square(draws.x - truth.numpy()).mean((1, 2)))
+    prior = home(name)
+    truth, likelihood = simulated(operator, Gaussian(SIGMA, operator.data_mask), prior)
+    draws = samples(short(name), prior, likelihood, 100 if name == "fk" else 4)
+    others = prior.decode(prior.draw(4, seed=9))
+    assert draws.log_likelihood.mean() > float(likelihood.repeat(4).log_prob(others).mean())
     if operator.linear:  # phase retrieval leaves this prior's sign and half turn open
-        assert rmse.mean() < np.sqrt(2)  # two draws of the prior
+        assert np.square(draws.x - truth.numpy()).mean() < float((others - truth).square().mean())
 
 
-@pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"repaint"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(n for n in set(SETTINGS) - LATENT if not short(n).lacks(CODES, VIEW, Gaussian(SIGMA))),
+)
+def test_methods_for_any_prior_go_through_its_decoder(name: str) -> None:
+    _, likelihood = simulated(VIEW, Gaussian(SIGMA), CODES)
+    draws = samples(short(name), CODES, likelihood, 100 if name == "fk" else 4)
+    before = likelihood.repeat(4).chi2(CODES.decode(CODES.draw(4, seed=9)))
+    assert draws.chi2.mean() < float(before.mean()) / 2
+
+
+@pytest.mark.parametrize("name", sorted(LATENT))
+def test_latent_methods_run_on_an_autoencoder(name: str) -> None:
+    prior = tiny()
+    operator, noise = Blur(prior.x_shape), Gaussian(0.002)
+    y = noise.sample(
+        operator(prior.decode(prior.draw(1, seed=3))), torch.Generator().manual_seed(0)
+    )
+    likelihood = Likelihood(operator, noise, y)
+    draws = samples(short(name), prior, likelihood, 2)
+    blind = samples(parse("latent_dps:steps=20,zeta=0"), prior, likelihood, 2)
+    assert (draws.chi2 < blind.chi2).all()
+
+
+@pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"repaint"} - LATENT))
 def test_sample_does_not_depend_on_the_batch(name: str) -> None:
     prior = GaussianPrior.default((6,))
     matrix = np.random.default_rng(0).normal(size=(3, 6))
     likelihood = Likelihood(Linear(matrix), Gaussian(0.3), torch.ones(1, 3))
     three, one = (samples(short(name), prior, likelihood, n, True).x for n in (3, 1))
+    np.testing.assert_allclose(three[:1], one, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(LATENT))
+def test_latent_sample_does_not_depend_on_the_batch(name: str) -> None:
+    _, likelihood = simulated(VIEW, Gaussian(SIGMA), CODES)
+    three, one = (samples(short(name), CODES, likelihood, n).x for n in (3, 1))
     np.testing.assert_allclose(three[:1], one, rtol=1e-3, atol=1e-4)
 
 
@@ -209,7 +290,8 @@ def test_an_exact_method_reaches_the_analytic_posterior(name: str) -> None:
 def test_distance_to_the_analytic_posterior_is_as_recorded(name: str) -> None:
     (row,), floor = scored("gaussian/d16", name, 200)
     assert floor == pytest.approx(0.044, rel=0.1)
-    assert row["sliced_wasserstein"] == pytest.approx(BIAS[name], rel=0.15, abs=0.01)
+    scatter = SCATTER.get(name.partition(":")[0], 0.15)  # rounding alone redraws particles
+    assert row["sliced_wasserstein"] == pytest.approx(BIAS[name], rel=scatter, abs=0.01)
 
 
 def scored(problem: str, name: str, n: int) -> tuple[list[dict[str, Any]], float]:
@@ -285,8 +367,9 @@ def test_particles_that_share_their_ancestors_are_warned_of(
 def test_all_that_can_run_are_told_from_those_that_cannot() -> None:
     _, data = observation()
     able, left_out = runnable(data)
-    assert set(able) == set(SETTINGS) - {"repaint"}
-    assert left_out == {"repaint": "repaint is for inpainting alone, this is Blur"}
+    assert set(able) == set(SETTINGS) - {"repaint"} - LATENT
+    assert left_out.pop("repaint") == "repaint is for inpainting alone, this is Blur"
+    assert left_out == {n: f"{n} needs a latent prior, this one is of x itself" for n in LATENT}
     able, left_out = runnable(replace(data, operator=Blur((16, 16), border="zero")))
     assert set(able) | set(left_out) == set(SETTINGS)
     assert left_out["ddnm"] == "ddnm needs a singular value decomposition, Blur has no cheap one"

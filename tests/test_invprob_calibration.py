@@ -16,7 +16,7 @@ from invprob.diagnosis import neighbours, simulated
 from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import coverage as marginal_coverage
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.ranks import Pair, band, ecdf, exchanged, rank
 from invprob.summaries import half_light_radius, summarise
 from operators.denoising import Denoising
@@ -243,7 +243,7 @@ def posterior(gain: float) -> Posterior:
     operator = Linear(np.random.default_rng(0).normal(size=(3, 4)))
     x = prior.decode(prior.draw(1, 5))
     y = GaussianNoise(0.5).sample(operator(x), torch.Generator().manual_seed(1))[0].numpy()
-    policy = Policy(prior, 20, width=8, blocks=1)
+    policy = Guided(prior, 20, width=8, blocks=1)
     with torch.no_grad():
         policy.gain.fill_(gain)
     return Posterior(Observation(operator, y, 0.5), prior, "gaussian", policy)

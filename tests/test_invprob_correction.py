@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal, norm
 from invprob.certificate import certify, log_mean
 from invprob.correction import Islands, resample, smoothed, systematic
 from invprob.draws import Draws, corrected
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import rollout
 from invprob.twins import Twins
@@ -77,7 +77,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
 def test_smc_estimates_the_evidence_between_its_bounds() -> None:
     """An untrained policy, d = 16: log Z within 0.05 nats; lower bound < exact < upper bound."""
     prior, likelihood, matrix = linear_gaussian(16, 8, steps=50)
-    policy, times, size = Policy(prior, 50, width=8, blocks=1), prior.schedule.grid(50), 32
+    policy, times, size = Guided(prior, 50, width=8, blocks=1), prior.schedule.grid(50), 32
     policy.foresight.fill_(1.0)
     covariance = chain_covariance(prior, 50)
     data = matrix @ covariance @ matrix.T + 0.04 * np.eye(8)

@@ -30,7 +30,7 @@ from invprob.evidence import (
     verdict,
 )
 from invprob.observation import Observation
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.posterior import Posterior
 from invprob.rtb import Trainer
 from invprob.suites.gaussian import chain_covariance
@@ -61,7 +61,7 @@ def model(
 ) -> Posterior:
     """Return the posterior of a policy that is guided and not trained: its weights are exact."""
     prior = correlated(length)
-    policy = Policy(prior, steps, width=8, blocks=1)  # the network adds nothing yet
+    policy = Guided(prior, steps, width=8, blocks=1)  # the network adds nothing yet
     policy.foresight.fill_(1.0)
     return Posterior(Observation(Linear(matrix), y, sigma), prior, "gaussian", policy)
 

@@ -85,7 +85,17 @@ def test_samples_and_comparisons_have_a_panel_each(make: Any) -> None:
     results: Any = [
         SimpleNamespace(name=n, draws=draws(observation, k)) for n, k in (("a", 3), ("b", 1))
     ]
-    assert len(titles(figures.compare_figure(observation, results))) == 9  # one has one sample
+    figure = figures.compare_figure(observation, results)
+    shown = titles(figure)
+    assert len(shown) == 2 + 5  # truth, data, and those of the first method
+    assert [t.split(",")[0] for t in shown[:2]] == ["truth x", "data y"]
+    filled = [a for a in figure.axes if a.get_visible() and a.axison and (a.images or a.lines)]
+    assert len(filled) == 2 + 5 + 4  # the second has one sample
+
+
+def test_data_without_a_truth_are_shown_in_units_of_the_noise() -> None:
+    observation = dataclasses.replace(lens(), truth=None)
+    assert titles(figures.observation_figure(observation))[-1].startswith("data / σ")
 
 
 def test_training_figure_takes_any_metrics() -> None:

@@ -89,6 +89,27 @@ def test_a_bad_range_is_told_before_any_work(
         Instruments(inpainted(), ranges)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('"fraction" = [0.2, 0.5]\n"seed" = !!python/object/apply:os.mkdir [ran]', "line 2"),
+        ('"fraction" = [0.2, no]', "line 1"),
+        ('"seed" = { whole = [010, 020] }', "line 1"),
+        ('"fraction" = ["2e-1", "5e-1"]', "is no range"),
+        ('"fraction" = [false, true]', "is no range"),
+    ],
+)
+def test_faults_19_and_20_ranges_are_numbers_and_never_code(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TOML has no tags, no octal by a leading zero and no bare words; text is no number."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ranges.toml").write_text(text)
+    with pytest.raises(ObservationError, match=said):
+        Instruments(inpainted(), read_ranges(tmp_path / "ranges.toml"))
+    assert not (tmp_path / "ran").exists()
+
+
 def mixture() -> tuple[GaussianMixture, Observation]:
     """Five modes in two dimensions, one observed."""
     means = np.array([(-8.0 * i, 4.0 * (i % 2)) for i in range(-2, 3)])
@@ -174,7 +195,7 @@ def test_a_policy_of_other_shape_is_no_start() -> None:
     one, two = (
         Trainer(prior, bind(observation), TrainConfig(width=width, blocks=1)) for width in (8, 16)
     )
-    with pytest.raises(ObservationError, match="same steps, width and blocks"):
+    with pytest.raises(ObservationError, match="choose the same ones"):
         two.start_from(one.policy)
     wide = Observation(Denoising((4,)), np.arange(4.0), 0.1)
     with pytest.raises(ObservationError, match="train one for it"):

@@ -19,7 +19,7 @@ from invprob import likelihood as module
 from invprob.certificate import certify
 from invprob.draws import draw
 from invprob.likelihood import Likelihood
-from invprob.policy import Policy
+from invprob.policy import Guided
 from operators._maps import Covariance
 from operators.base import ForwardOperator
 from operators.errors import NotDifferentiable
@@ -290,7 +290,7 @@ def test_posterior_with_two_modes(operator: Pointwise) -> None:
     log_z, share = quadrature(mean, operator, sigma, y)
     prior = GaussianPrior(mean, np.eye(2), steps=40)
     likelihood = Likelihood(operator, Gaussian(sigma), torch.tensor([[y]]))
-    policy = Policy(prior, 40, width=8, blocks=1)
+    policy = Guided(prior, 40, width=8, blocks=1)
     draws = draw(
         prior,
         likelihood,

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from invprob.metrics import against_truth, optimality_gap, posterior_coverage
-from invprob.simulate import fit_truth, frame_noise
+from invprob.simulate import fit_truth
+from invprob.telescope import sky
 from priors.random_field import RandomField
 
 
@@ -27,7 +28,7 @@ def test_the_noise_of_an_image_is_measured_on_its_frame() -> None:
     rng = np.random.default_rng(1)
     y, x = np.mgrid[:96, :96] - 47.5
     image = 50 * np.exp(-(x**2 + y**2) / 200) + rng.normal(0, 0.3, (96, 96))
-    assert frame_noise(image) == pytest.approx(0.3, rel=0.1)
+    assert sky(image)[1] == pytest.approx(0.3, rel=0.1)
     truth, own = fit_truth(image, RandomField((48, 48)))
     assert truth.shape == (48, 48)
     scale = truth.max() / (image.max())

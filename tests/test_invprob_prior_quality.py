@@ -12,9 +12,10 @@ from torch import Tensor
 
 from invprob import prior_quality
 from invprob.prior_quality import Quality, check, denoising_error, power_ratio
-from invprob.prior_training import check_again, recipe_of
+from invprob.prior_training import check_again, check_exact, recipe_of
 from invprob.registry import load_prior, names, prior_folder
 from operators.errors import ObservationError
+from priors.gaussian import Gaussian
 from priors.outsourced import Outsourced
 from priors.random_field import RandomField
 
@@ -141,6 +142,15 @@ def test_shipped_priors_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert "FAIL" not in card and all(f"| {c.name} |" in card for c in quality.checks)
 
 
+def test_a_chain_is_judged_by_exact_draws() -> None:
+    field = RandomField(SHAPE, centred=True)
+    assert failed(check_exact(field)) == set()
+    field.steps = 6
+    assert "power spectrum" in failed(check_exact(field))
+    with pytest.raises(ObservationError, match="images"):
+        check_exact(Gaussian.default((6,)))
+
+
 def test_images_of_another_shape_are_refused(held_out: np.ndarray) -> None:
     with pytest.raises(ObservationError, match="equal shapes"):
         check(RandomField((32, 32)), held_out)
@@ -151,4 +161,4 @@ def test_codes_are_judged_by_their_images_alone(held_out: np.ndarray) -> None:
     prior = Outsourced(lambda z: z.view(-1, *shape), (shape[0] * shape[1],))
     found = check(prior, held_out)
     assert not found.denoising_error
-    assert [c.name for c in found.checks][0] == "sliced distance"
+    assert found.checks[0].name == "sliced distance"

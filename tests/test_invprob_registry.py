@@ -11,7 +11,7 @@ import pytest
 
 from invprob import registry
 from operators.base import ForwardOperator
-from operators.errors import UnknownName
+from operators.errors import ObservationError, UnknownName
 from operators.linear import Linear
 
 OWN = """
@@ -134,6 +134,17 @@ def test_prior_folder_loads_by_name_and_by_path(
     monkeypatch.setattr(registry, "WEIGHTS", tmp_path)
     for name in ("tiny-8", "tiny_8", tmp_path / "tiny-8"):
         assert registry.load_prior(name).x_shape == (8, 8)
+    weights = tmp_path / "tiny-8" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.rename(tmp_path / "elsewhere")
+    weights.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ObservationError, match=r"is a link to .*elsewhere, out of the prior"):
+        registry.load_prior("tiny-8")  # fault_37
+    weights.unlink()
+    for damaged, said in ((content[:-4], "corrupt"), (b"", "corrupt")):  # fault_23
+        weights.write_bytes(damaged)
+        with pytest.raises(ObservationError, match=said):
+            registry.load_prior("tiny-8")
 
 
 def test_own_file_runs_and_is_named_without_its_folder(own: Path) -> None:

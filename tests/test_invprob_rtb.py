@@ -19,7 +19,7 @@ from invprob.correction import resample
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.rtb import Trainer
 from invprob.suites.base import Problem, linear_problem
 from invprob.suites.gaussian import chain_covariance
@@ -133,7 +133,7 @@ def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
     assert distances[1][0] < distances[0][0]
     assert max(weighted for _, weighted in distances) < 0.15
     twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, trainer.times, 32, seed=1)
-    assert 0 < twins.gaps(prior, Policy(prior, 30, width=8, blocks=1), 8, seed=2).mean() < 3
+    assert 0 < twins.gaps(prior, Guided(prior, 30, width=8, blocks=1), 8, seed=2).mean() < 3
 
 
 def test_two_pass_gradient_is_the_autograd_gradient() -> None:

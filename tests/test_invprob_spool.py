@@ -16,7 +16,7 @@ import torch
 from invprob import draws, output
 from invprob.observation import Observation
 from invprob.output import Summary, sample_to
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.posterior import Posterior
 from invprob.spool import Spool
 from operators.denoising import Denoising
@@ -37,7 +37,7 @@ def posterior(side: int = SIDE) -> Posterior:
     data = np.random.default_rng(0).normal(size=(side, side))
     observation = Observation(Denoising((side, side)), data, 2.0)
     torch.manual_seed(0)
-    return Posterior(observation, prior, "random_field", Policy(prior, 6, 8, 1))
+    return Posterior(observation, prior, "random_field", Guided(prior, 6, 8, 1))
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from invprob import likelihood as likelihood_module
 from invprob.likelihood import Likelihood
-from invprob.policy import Policy
+from invprob.policy import Guided, Policy
 from invprob.trajectory import (
     Move,
     Trajectory,
@@ -62,7 +62,7 @@ def run(
 def test_no_shift_is_the_prior() -> None:
     """s = -1 and n = 0: the log-ratio is exactly zero and the chain is the prior's."""
     prior, likelihood = problem()
-    policy = Policy(prior, 10)
+    policy = Guided(prior, 10)
     with torch.no_grad():
         policy.gain.fill_(-1.0)
     times = prior.schedule.grid(10)
@@ -75,7 +75,7 @@ def test_no_shift_is_the_prior() -> None:
 
 def test_new_policy_is_the_proximal_shift() -> None:
     prior, likelihood = problem()
-    policy = Policy(prior, 10)
+    policy = Guided(prior, 10)
     times = prior.schedule.grid(10)
     path = run(prior, likelihood, policy, times, 3)
     met = path.guidance[4]
@@ -85,7 +85,7 @@ def test_new_policy_is_the_proximal_shift() -> None:
 
 def test_log_ratio_is_the_difference_of_two_densities() -> None:
     prior, likelihood = problem()
-    policy = shaken(Policy(prior, 8))
+    policy = shaken(Guided(prior, 8))
     times = prior.schedule.grid(8)
     path = run(prior, likelihood, policy, times, 6)
     last: tuple[float, torch.Tensor] | None = None
@@ -107,7 +107,7 @@ def test_log_ratio_is_the_difference_of_two_densities() -> None:
 
 def test_sample_does_not_depend_on_the_batch() -> None:
     prior, likelihood = problem()
-    policy = shaken(Policy(prior, 8))
+    policy = shaken(Guided(prior, 8))
     times = prior.schedule.grid(8)
     many = run(prior, likelihood, policy, times, 5)
     last = run(prior, likelihood, policy, times, 1, first=4)
@@ -117,7 +117,7 @@ def test_sample_does_not_depend_on_the_batch() -> None:
 
 def test_a_rollout_that_keeps_nothing_ends_the_same() -> None:
     prior, likelihood = problem()
-    policy = shaken(Policy(prior, 8))
+    policy = shaken(Guided(prior, 8))
     times = prior.schedule.grid(8)
     whole = run(prior, likelihood, policy, times, 3)
     propose = policy.propose(prior, likelihood.repeat(3))

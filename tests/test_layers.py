@@ -75,16 +75,25 @@ def test_light_modules_load_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("name", ["operators", "priors"])
+@pytest.mark.parametrize("name", ["operators.py", "priors.py", "operators/"])
 def test_a_file_that_shadows_a_package_is_named_and_not_run(tmp_path: Path, name: str) -> None:
-    (tmp_path / f"{name}.py").write_text("raise SystemExit('it ran')")
-    code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import invprob"
+    if name.endswith("/"):  # it comes before packages that an editable install finds
+        (tmp_path / name).mkdir()
+        code = (
+            "import importlib.util as u, sys\n"
+            f"sys.path[:] = [{str(tmp_path)!r}] + [p for p in sys.path if 'python' in p]\n"
+            f"spec = u.spec_from_file_location('invprob', {str(ROOT / 'invprob/__init__.py')!r})\n"
+            "spec.loader.exec_module(u.module_from_spec(spec))"
+        )
+    else:
+        (tmp_path / name).write_text("raise SystemExit('it ran')")
+        code = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]; import invprob"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert "ImportError" in result.stderr
     assert "rename it" in result.stderr
-    assert str(tmp_path / f"{name}.py") in result.stderr
+    assert str(tmp_path / name) in result.stderr
     assert "it ran" not in result.stderr
 
 

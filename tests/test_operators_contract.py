@@ -65,6 +65,7 @@ INSTANCES: dict[str, list[Callable[[], ForwardOperator]]] = {
     "lensing": [
         lambda: Lensing(LENS, **SMALL, source_pixel_scale=0.1, psf=KERNEL),  # type: ignore[arg-type]
         lambda: Lensing((SIS(0.4),), (8, 8), 0.15, (6, 6), 0.1, None, 3),
+        lambda: Lensing(LENS, (5, 6), 0.2, (2, 4, 3), 0.2, RNG.random((2, 3, 3))),
     ],
     "phase_retrieval": [lambda: PhaseRetrieval((6, 5)), lambda: PhaseRetrieval((4, 7), 1.3)],
     "super_resolution": [
@@ -135,6 +136,15 @@ BAD: dict[str, list[dict[str, Any]]] = {
         {"lens": LENS, "image_shape": (8,)},
         {"lens": LENS, "psf": np.ones((4, 3))},
         {"lens": LENS, "psf": np.full((3, 3), math.nan)},
+        {"lens": LENS, "psf": np.ones((2, 3, 3))},
+        {"lens": LENS, "source_shape": (2, 4, 4), "psf": np.ones((3, 3, 3))},
+        {"lens": LENS, "source_shape": (4,)},
+        {"lens": LENS, "z_lens": 0.5, "z_source": 0.4},
+        {"lens": LENS, "cosmology": "Planck99"},
+        {"lens": [{"model": "SIE", "velocity_dispersion": 250, "q": 1, "phi": 0}]},
+        {"lens": [{"model": "SIE", "theta_E": 1, "e1": 0.1, "q": 1}]},
+        {"lens": [{"model": "SIE", "theta_E": 1, "q": 1, "phi": 0, "position_angle": 0}]},
+        {"lens": [{"model": "Shear", "gamma": 0.1, "phi": 0, "gamma1": 0.1}]},
     ],
     "phase_retrieval": [
         {"shape": (4,)},
@@ -632,7 +642,7 @@ def test_bad_r2_is_refused(r2: float | torch.Tensor) -> None:
         Denoising((2,)).solve(r2, Gaussian(1.0), torch.ones(2, 2))
 
 
-def test_kernels_run_without_a_writable_cache(
+def test_fault_42_kernels_run_without_a_writable_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import numba
@@ -649,7 +659,9 @@ def test_kernels_run_without_a_writable_cache(
     assert out[0] == 2
 
 
-def test_damaged_cache_is_recompiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_fault_43_damaged_cache_is_recompiled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import numba
 
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))

@@ -344,6 +344,49 @@ def test_other_conventions() -> None:
     assert (shear.gamma1, shear.gamma2) == (pytest.approx(0), pytest.approx(0.1))
 
 
+def test_a_config_may_state_a_lens_in_other_ways() -> None:
+    q, phi = 0.6, 0.9
+    e = (1 - q) / (1 + q)
+    by_e = {"e1": e * math.cos(2 * phi), "e2": e * math.sin(2 * phi)}
+    by_angle = {"q": q, "position_angle": math.degrees(phi) - 90}
+    for stated in (by_e, by_angle, by_angle | {"velocity_dispersion": 300.0}):
+        operator = Lensing([{"model": "SIE", "theta_E": 1.1, **stated}])  # type: ignore[arg-type]
+        (model,) = operator.lens
+        assert isinstance(model, SIE)  # theta_E given directly wins
+        assert (model.theta_E, model.q, model.phi) == pytest.approx((1.1, q, phi))
+    polar = Lensing([{"model": "Shear", "gamma": 0.1, "phi": 0.3}])  # type: ignore[arg-type]
+    assert polar.lens == (Shear.from_polar(0.1, 0.3),)
+
+
+def test_a_velocity_dispersion_is_recorded_with_its_redshifts_and_cosmology() -> None:
+    cosmology = pytest.importorskip("astropy.cosmology")
+    lens = [{"model": "SIS", "velocity_dispersion": 250.0}]
+    given = {"z_lens": 0.5, "z_source": 2.0}
+    for name, model in (
+        ("Planck15", cosmology.Planck15),
+        ("H0=70, Om0=0.3", cosmology.FlatLambdaCDM(H0=70, Om0=0.3)),
+    ):
+        operator = Lensing(lens, cosmology=name, **given)  # type: ignore[arg-type]
+        radius = conventions.einstein_radius(250, 0.5, 2.0, model)
+        assert operator.lens == (SIS(radius),)
+        stored = operator.config()
+        assert {key: stored[key] for key in given} == given and stored["cosmology"] == name
+        assert Lensing.from_config(stored).lens == operator.lens
+
+
+def test_bands_go_through_one_lens_and_each_its_own_psf() -> None:
+    lens = (SIE(0.5, 0.7, 0.3), Shear(0.03, 0.02))
+    psf = np.random.default_rng(0).random((3, 5, 3))
+    x = torch.rand(2, 3, 7, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for kernels in (psf, psf[:1].repeat(3, 0), None):
+        shared = None if kernels is None else kernels[0] if kernels is not psf else psf
+        found = Lensing(lens, (9, 8), 0.15, (3, 7, 6), 0.1, shared)(x)
+        for band in range(3):
+            kernel = None if kernels is None else kernels[band]
+            alone = Lensing(lens, (9, 8), 0.15, (7, 6), 0.1, kernel)(x[:, band])
+            torch.testing.assert_close(found[:, band], alone)
+
+
 def test_units_are_converted_or_refused() -> None:
     units = pytest.importorskip("astropy.units")
     model = SIE(1200 * units.mas, 0.8, 30 * units.deg)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
 
+from invprob.prior_training import draw_chain
+from invprob.registry import load_prior
 from operators.errors import ObservationError
+from operators.navier_stokes import NavierStokes
 from priors.base import Prior
 from priors.gaussian import Gaussian
 from priors.gaussian_mixture import GaussianMixture
@@ -29,6 +34,7 @@ PRIORS = {
     "mixture_of_one_covariance": lambda: oblique(shared=True),
     "mixture_of_many_covariances": lambda: oblique(shared=False),
     "random_field": lambda: RandomField((6, 6)),
+    "random_field_of_mean_0": lambda: RandomField((6, 6), centred=True),
 }
 
 
@@ -78,6 +84,37 @@ def test_residual_variance_is_the_trace_of_the_covariance() -> None:
         alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
         exact = float((sigma**2 * prior.values / (alpha**2 * prior.values + sigma**2)).mean())
         assert prior.residual_variance(t) == pytest.approx(exact, rel=0.15)  # 256 draws
+
+
+def test_vorticity_chain_has_the_spectrum_of_the_field() -> None:
+    """(k^2 + tau^2)^-2.5 on a square of side 2 pi, tau = 7 / 2 pi; none at k = 0 (Li et al. 2021).
+
+    Within four standard errors of a mean power, and 1% that the chain's steps may cost.
+    """
+    prior = load_prior(NavierStokes.default_prior)
+    assert prior.x_shape == (64, 64)
+    n, waves = 48, np.fft.fftfreq(64) * 64
+    k = np.hypot(waves[:, None], waves)
+    exact = (k**2 + (7 / (2 * np.pi)) ** 2) ** -2.5 * (k > 0)
+    exact /= exact.sum()  # variance 1
+    x = draw_chain(prior, n).double().numpy()
+    power = np.square(np.abs(np.fft.fft2(x, norm="forward"))).mean(0)
+    assert power[0, 0] < 1e-12
+    for low, high in ((1, 2), (2, 3), (3, 7), (7, 14), (14, 28), (28, 46)):
+        band = (k >= low) & (k < high)
+        error = (2 / (n * band.sum())) ** 0.5
+        assert (power / np.maximum(exact, 1e-30))[band].mean() == pytest.approx(
+            1, abs=4 * error + 0.01
+        )
+
+
+def test_a_random_field_comes_back_from_its_folder(tmp_path: Path) -> None:
+    made = RandomField((8, 12), 0.3, 1.5, 2.2, 60, centred=True, unit="1/s")
+    made.save(tmp_path, "told")
+    found = load_prior(tmp_path)
+    assert isinstance(found, RandomField)
+    assert (found.x_shape, found.steps, found.unit) == ((8, 12), 60, "1/s")
+    assert torch.equal(found.decode(found.draw(3, seed=1)), made.decode(made.draw(3, seed=1)))
 
 
 def test_mixture_density_of_modes() -> None:

@@ -203,7 +203,23 @@ def test_what_is_no_prior_is_refused(
         load_prior(tmp_path)
 
 
-def test_a_pickle_and_a_missing_scheduler_are_refused(tmp_path: Path) -> None:
+def test_fault_25_a_missing_tensor_is_told(tmp_path: Path) -> None:
+    """diffusers itself would only warn, and fill in random weights."""
+    from safetensors.torch import load_file, save_file
+
+    saved(tmp_path, diffusers.DDPMScheduler())
+    weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    del tensors["conv_out.weight"]
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(ObservationError, match=r"lack 1 tensors .*conv_out\.weight"):
+        load_prior(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:-8])  # fault_23
+    with pytest.raises(ObservationError, match="cannot be read"):
+        load_prior(tmp_path)
+
+
+def test_fault_21_a_pickle_and_a_missing_scheduler_are_refused(tmp_path: Path) -> None:
     saved(tmp_path, diffusers.DDPMScheduler())
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))

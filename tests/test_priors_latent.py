@@ -26,6 +26,7 @@ from priors._residual_model import ResidualModel
 from priors.latent import Latent, LatentConfig
 from priors.outsourced import Outsourced
 from priors.random_field import RandomField
+from tests.conftest import document, refused
 
 SIZE, PATCH, SCALE = 16, 4, 0.1
 COMMON: dict[str, Any] = {
@@ -49,6 +50,11 @@ def coder(kind: type = AutoencoderKL, **settings: Any) -> Any:
 
 @pytest.fixture
 def prior() -> Latent:
+    return tiny()
+
+
+def tiny() -> Latent:
+    """A latent prior of random networks."""
     torch.manual_seed(1)
     network = UNet2DModel(
         sample_size=4,
@@ -213,3 +219,41 @@ def test_training_learns_galaxies_that_it_has_not_seen() -> None:
     error = (autoencoder(autoencoder.encode(x)) - x).square().mean().sqrt()
     assert float(error) < 0.65 * scale
     assert not any(p.requires_grad for p in autoencoder.parameters())
+
+
+LATENT = (
+    "prior train --data galaxies --size 32 --pool 64 --held-out 16 --steps 4 --batch 4 --bank 32"
+)
+
+
+@pytest.mark.slow
+def test_command_trains_a_latent_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after its autoencoder it goes on to the same folder; the card has its command."""
+    monkeypatch.chdir(tmp_path)
+    own = "--latent --set autoencoder.steps=2 --set autoencoder.batch=4"
+    found = document(f"{LATENT} --out mine {own}")
+    assert found["folder"] == "mine" and not found["denoising_error"]
+    prior = registry.load_prior("mine")
+    assert isinstance(prior, Latent)
+    assert (prior.z_shape, prior.x_shape) == ((8, 4, 4), (32, 32))
+    assert prior.guided_in_x and prior.bank is not None and prior.bank.shape == (32, 8, 4, 4)
+    assert document("prior check mine")["checks"] == found["checks"]
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert f"{own}\n" in card and "--data galaxies" in card
+    (tmp_path / "mine.training" / "ckpt.pt").unlink()
+    again = document(f"{LATENT} --out again --work mine.training {own}")
+    for part in ("unet", "vae"):
+        file = f"{part}/diffusion_pytorch_model.safetensors"
+        assert (tmp_path / "mine" / file).read_bytes() == (tmp_path / "again" / file).read_bytes()
+    assert again["checks"] == found["checks"]
+    refused(f"{LATENT} --out mine", 1, "autoencoder.steps 2, now None")
+
+
+def test_command_refuses_what_suits_no_autoencoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(f"{LATENT} --out new --set autoencoder.steps=2", 2, "add --latent")
+    refused(f"{LATENT} --out new --latent --set autoencoder.step=2", 2, "no setting 'step'")
+    small = LATENT.replace("--size 32", "--size 24")
+    refused(f"{small} --out new --latent", 3, "multiple of 16")

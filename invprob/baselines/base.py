@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Noise, Propose
 from operators.base import ForwardOperator
 from operators.noise import Gaussian, NoiseModel
-from priors.base import Prior
+from priors.base import Covariance, Prior
+
+POWER_ITERATIONS = 12  # their product bounds an eigenvalue from below, within some 10%
 
 
 class Baseline(ABC):
@@ -24,6 +28,8 @@ class Baseline(ABC):
     needs_svd: ClassVar[bool] = False  # of a linear operator, and noise of one sigma
     needs_gaussian: ClassVar[bool] = False  # noise
     needs_known_prior: ClassVar[bool] = False  # its score in closed form
+    needs_pixels: ClassVar[bool] = False  # a prior whose states are x, turned and scaled
+    needs_latent: ClassVar[bool] = False  # a prior on the codes of an autoencoder
     needs_gradient: ClassVar[bool] = True  # through the operator
     needs_network_gradient: ClassVar[bool] = True
     particles: ClassVar[bool] = False  # of SMC, resampled on the way; else independent samples
@@ -51,6 +57,12 @@ class Baseline(ABC):
         kind = type(operator).__name__
         if self.needs_known_prior and prior.learned:
             return "needs a prior known in closed form, this one is learned"
+        if self.needs_pixels and not prior.isometric:
+            return "needs a prior of x itself, this one decodes x from codes"
+        if self.needs_latent and prior.isometric:
+            return "needs a latent prior, this one is of x itself"
+        if self.needs_latent and not prior.has_encoder:
+            return "needs a latent prior with an encoder, this one is a generator alone"
         if self.needs_linear and not operator.linear:
             return f"needs a linear operator, {kind} is not"
         if self.needs_gradient and not operator.differentiable:
@@ -80,14 +92,19 @@ def common_sigma(operator: ForwardOperator, noise: NoiseModel) -> float | None:
 
 
 def misfit(prior: Prior, likelihood: Likelihood, clean: Tensor) -> Tensor:
-    """Return |y - A x|^2 per item, (B,), over unmasked data, in the prior's model units.
+    """Return |y - A x|^2 per item, (B,), over unmasked data, in the prior's model units."""
+    residual = missing(likelihood, prior.decode(clean)) / prior.scale
+    return residual.square().flatten(1).sum(1)
+
+
+def missing(likelihood: Likelihood, x: Tensor) -> Tensor:
+    """Return y - A x, (B, *y_shape), zero where masked, of x (B, *x_shape) in physical units.
 
     Where y is not in the unit of A x, as counts are not, the mean that is likeliest stands for it.
     """
-    mean = likelihood.operator(prior.decode(clean))
-    residual = (likelihood.noise.likeliest(likelihood.y) - mean) / prior.scale
+    residual = likelihood.noise.likeliest(likelihood.y) - likelihood.operator(x)
     kept = likelihood.noise.kept(likelihood.operator.y_shape).to(residual.device)
-    return torch.where(kept, residual, 0.0).square().flatten(1).sum(1)
+    return torch.where(kept, residual, 0.0)
 
 
 def misfit_slope(
@@ -118,6 +135,35 @@ def flowed(
                 z = z + kernel.variance**0.5 * noise()
         t = 0.0
     return prior.denoise(z, t)
+
+
+def proximal(prior: Prior, likelihood: Likelihood, clean: Tensor, covariance: Covariance) -> Tensor:
+    """Return the shift of zhat_0 to the data, (B, *z_shape), given the covariance of its error.
+
+    That is of x, or of z where the prior is not guided in x (`Prior.covariance`).
+    """
+    if not prior.guided_in_x:
+        within = Decoded(likelihood.operator, prior)
+        return likelihood.guidance(clean, covariance, within)[0]
+    x = prior.decode(clean)
+    delta = likelihood.guidance(x, covariance)[0]
+    return prior.encode(x + delta) - prior.encode(x)
+
+
+def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """Return that of a symmetric, not negative map on (B, ...), per item, (B,) float64.
+
+    By power iteration, from one vector for all items.
+    """
+    source = torch.Generator().manual_seed(0)
+    start = torch.randn(like.shape[1:], generator=source).to(like)
+    v = (start / start.norm()).expand_as(like)
+    size = torch.ones(len(like), dtype=torch.float64, device=like.device)
+    for _ in range(POWER_ITERATIONS):
+        turned = product(v)
+        size = turned.flatten(1).double().norm(dim=1)
+        v = turned / column(size.clamp(min=torch.finfo(like.dtype).tiny), turned)
+    return size
 
 
 def time_travel(grid: tuple[float, ...], jump: int, walks: int) -> tuple[float, ...]:

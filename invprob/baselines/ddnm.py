@@ -28,6 +28,7 @@ class DDNM(Baseline):
     summary = "clean estimate with its range-space part replaced by the data, mode by mode"
     needs_linear = True
     needs_svd = True
+    needs_pixels = True
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False

@@ -29,6 +29,7 @@ class DDRM(Baseline):
     summary = "blend of clean estimate and data, mode by mode"
     needs_linear = True
     needs_svd = True
+    needs_pixels = True
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False

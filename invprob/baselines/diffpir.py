@@ -5,7 +5,7 @@
     z_s   = alpha_s z~_0 + sigma_s ( (1 - zeta)^1/2 eps^ + zeta^1/2 eps )
 
 The proximal step is in closed form for linear operators and Gaussian noise, else by Gauss-Newton
-steps (`Likelihood.guidance`).
+steps (`Likelihood.guidance`); of a latent prior the encoder takes it to the codes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invprob.baselines.base import Baseline
+from invprob.baselines.base import Baseline, proximal
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Noise, Propose
 from priors.base import Prior
@@ -37,10 +37,9 @@ class DiffPIR(Baseline):
 
         def move(z: Tensor, t: float, i: int) -> Move:
             clean = prior.denoise(z, t)
-            x = prior.decode(clean)
-            variance = (prior.scale * schedule.rho(t)) ** 2 / self.strength
-            delta, _, _ = likelihood.guidance(x, variance)
-            fitted = prior.encode(x + delta)
+            unit = prior.scale if prior.guided_in_x else 1.0
+            variance = (unit * schedule.rho(t)) ** 2 / self.strength
+            fitted = clean + proximal(prior, likelihood, clean, variance)
             old = (z - schedule.alpha(t) * fitted) / schedule.sigma(t)
             s = times[i + 1]
 

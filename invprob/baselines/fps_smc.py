@@ -31,6 +31,7 @@ class FPSSMC(Baseline):
     summary = "SMC: steps conditioned on the noised data, mode by mode"
     needs_linear = True
     needs_svd = True
+    needs_pixels = True
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False

@@ -47,7 +47,7 @@ class HMC(Baseline):
             return (prior.denoise(alpha * u, 0.0) - u) / rho**2
 
         def score(u: Tensor, of_prior: Tensor) -> Tensor:
-            return of_prior + prior.encode(prior.scale**2 * likelihood.score(prior.decode(u)))
+            return of_prior + prior.pull(u, likelihood.score(prior.decode(u)))
 
         def move(z: Tensor, t: float, i: int) -> Move:
             nonlocal log_step

@@ -68,7 +68,7 @@ class MAP(Baseline):
             scores = (prior.denoise(alpha * line, 0.0) - line) / rho**2
             risen = (share @ (scores[:-1] * way).flatten(1).sum(1)).double()
             x = prior.decode(u)
-            slope = scores[-1:] + prior.encode(prior.scale**2 * likelihood.score(x))
+            slope = scores[-1:] + prior.pull(u, likelihood.score(x))
             fit = likelihood.log_prob(x)[0]
             return float(-risen - fit), -slope.double().cpu().numpy().ravel()
 

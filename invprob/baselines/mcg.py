@@ -27,6 +27,7 @@ class MCG(Baseline):
     summary = "DPS with each state projected on the noised data"
     needs_linear = True
     needs_gaussian = True
+    needs_pixels = True
     step_size = "zeta"
     paper = "steps=1000"
     steps: int = 300

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from invprob.baselines.base import Baseline
 from invprob.likelihood import Likelihood
-from invprob.policy import Policy
+from invprob.policy import Guided, Policy
 from invprob.trajectory import Guidance, Move, Propose, batches, guide
 from operators.base import ForwardOperator
 from operators.noise import NoiseModel
@@ -137,7 +137,7 @@ def _trained(
     return _NETWORKS[known]
 
 
-def _fitted(method: NPSE, prior: Prior, likelihood: Likelihood, z0: Tensor) -> Policy:
+def _fitted(method: NPSE, prior: Prior, likelihood: Likelihood, z0: Tensor) -> Guided:
     """Return the network trained on z_0 (N, *z_shape) and the likelihood of the data of each.
 
     Every update draws z_t anew, at one level for the whole batch.
@@ -147,7 +147,7 @@ def _fitted(method: NPSE, prior: Prior, likelihood: Likelihood, z0: Tensor) -> P
     generator = torch.Generator().manual_seed(method.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(method.seed)
-        network = Policy(prior, LEVELS, method.width, method.blocks).to(prior.device)
+        network = Guided(prior, LEVELS, method.width, method.blocks).to(prior.device)
     network.scales = [math.hypot(1, 1 / schedule.rho(t)) ** -1 for t in grid[:-1]]
     network.gain.data += torch.tensor(network.scales) - 1
     average = copy.deepcopy(network).requires_grad_(False)

@@ -68,7 +68,7 @@ class REDDiff(Baseline):
     def _misfit_slope(self, prior: Prior, likelihood: Likelihood, mu: Tensor) -> Tensor:
         """Return the gradient in mu of the misfit, (B, *z_shape)."""
         if not self.temperature:
-            return -prior.encode(prior.scale**2 * likelihood.score(prior.decode(mu)))
+            return -prior.pull(mu, likelihood.score(prior.decode(mu)))
         with torch.enable_grad():
             leaf = mu.detach().requires_grad_()
             half = misfit(prior, likelihood, leaf).sum() / (2 * self.temperature**2)

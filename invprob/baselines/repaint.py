@@ -31,6 +31,7 @@ class RePaint(Baseline):
     summary = "seen pixels replaced by the noised data, levels walked several times; inpainting"
     needs_linear = True
     needs_svd = True
+    needs_pixels = True
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline
+from invprob.baselines.base import Baseline, proximal
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Noise, Propose
 from operators.noise import Gaussian
@@ -48,10 +48,8 @@ class Wiener(Baseline):
 
             def leap(noise: Noise) -> Tensor:
                 drawn = kernel.mean(z, clean) + kernel.variance**0.5 * noise()
-                x = prior.decode(prior.denoise(drawn, s))
                 noised = replace(likelihood, y=likelihood.y + _noise(likelihood, noise))
-                delta, _, _ = noised.guidance(x, covariance)
-                change = prior.encode(x + delta) - prior.encode(x)
+                change = proximal(prior, noised, prior.denoise(drawn, s), covariance)
                 moved: Tensor = drawn + schedule.alpha(s) * change
                 return moved
 

@@ -1,0 +1,71 @@
+"""What a shared posterior is read back from: its card (JSON) and its policy (safetensors).
+
+Both may come from elsewhere or be damaged, so each is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from operators.errors import RunError
+
+__all__ = ["FILES", "VERSION", "load_weights", "read_card"]
+
+VERSION = 1  # of posterior.json
+FILES = ("posterior.json", "policy.safetensors", "obs.h5")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return posterior.json of a folder that holds all of `FILES`.
+
+    Raises `RunError` where a file is missing, or the card is damaged or of another version.
+    """
+    again = f"`invprob train --resume {folder.name}`"
+    for name in FILES:
+        if not (folder / name).exists():
+            raise RunError(
+                f"{folder} holds no {name}: its training has not finished. Resume it with {again}"
+            )
+    try:
+        card: dict[str, Any] = json.loads((folder / "posterior.json").read_text())
+        found = card.get("version", VERSION)
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(
+            f"{folder}/posterior.json is corrupt ({error}): {again} writes it again"
+        ) from error
+    if found != VERSION:
+        raise RunError(
+            f"{folder}/posterior.json has format version {found}, this program reads {VERSION}: "
+            "install a matching invprob"
+        )
+    return card
+
+
+def load_weights(module: torch.nn.Module, path: Path) -> None:
+    """Give a module the tensors of a safetensors file.
+
+    Raises `RunError` where the file is corrupt, or its tensors are not exactly the module's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    cure = f"restore it, or write it again with `invprob train --resume {path.parent.name}`"
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} is corrupt ({error}): {cure}") from error
+    own = module.state_dict()
+    for name in sorted(own.keys() ^ tensors.keys()):
+        kind = "lacks the tensor" if name in own else "holds an unknown tensor"
+        raise RunError(f"{path} {kind} {name!r}: {cure}")
+    for name, value in own.items():
+        if value.shape != tensors[name].shape:
+            raise RunError(
+                f"{path} holds {name!r} of shape {tuple(tensors[name].shape)}, the configuration "
+                f"beside it needs {tuple(value.shape)}: {cure}"
+            )
+    module.load_state_dict(tensors)
