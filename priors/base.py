@@ -79,6 +79,10 @@ class Prior(ABC):
         self.device, self.precision = torch.device(device), getattr(torch, precision)
         return self
 
+    def on(self, x_shape: tuple[int, ...]) -> Prior:
+        """Return this prior for unknowns of another shape: itself, where it has one alone."""
+        return self
+
     def decode(self, z: Tensor) -> Tensor:
         """Return x in physical units, (B, *x_shape), of z (B, *z_shape)."""
         return self.scale * z

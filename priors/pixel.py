@@ -30,7 +30,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from operators.errors import ObservationError
 from priors._diffusers import PREDICTIONS as SCHEDULED
-from priors._diffusers import Levels, image_shape, levels, network_of, read_json
+from priors._diffusers import Levels, levels, network_of, read_json, sample_shape
 from priors._residual_model import ResidualModel
 from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule
@@ -79,7 +79,7 @@ class Pixel(Prior):
 
     summary = "diffusion prior on pixels (diffusers UNet2DModel)"
     learned = True
-    chain: Callable[[Pixel], Tensor] | None = None  # draws x for a bank, where none is stored
+    chain: Callable[[Pixel], Tensor] | None = None  # draws a bank, where none is stored
 
     def __init__(
         self,
@@ -168,22 +168,24 @@ class Pixel(Prior):
         return self.decode(z)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """Return n draws of z_0 from the bank, turned and flipped where that may be.
+        """Return n draws of z_0 from the bank, turned and flipped where that may be."""
+        bank, rng = self._stored(), np.random.default_rng(seed)
+        order = np.concatenate([rng.permutation(len(bank)) for _ in range(-(-n // len(bank)))])[:n]
+        images = bank[torch.from_numpy(order)].float()
+        turns = torch.from_numpy(rng.integers(8, size=n))
+        return self.encode(dihedral(images, turns) if self.config.turns else images)
 
-        A folder without one gets it from `chain` now. Raises ObservationError where there is none.
+    def _stored(self) -> Tensor:
+        """Return the bank; a folder without one gets it from `chain` now.
+
+        Raises ObservationError where there is neither.
         """
         if self.bank is None and self.chain is None:
             raise ObservationError("this prior folder has no bank.safetensors to draw from")
         if self.bank is None and self.chain is not None:
             self.bank = self.chain(self).to(self.device)
         assert self.bank is not None
-        rng = np.random.default_rng(seed)
-        order = np.concatenate(
-            [rng.permutation(len(self.bank)) for _ in range(-(-n // len(self.bank)))]
-        )[:n]
-        images = self.bank[torch.from_numpy(order)].float()
-        turns = torch.from_numpy(rng.integers(8, size=n))
-        return self.encode(dihedral(images, turns) if self.config.turns else images)
+        return self.bank
 
     def save(self, folder: Path) -> None:
         """Write the prior folder: half-precision weights, scheduler, invprob.json, bank.
@@ -275,7 +277,7 @@ def _foreign(folder: Path, found: Levels) -> dict[str, Any]:
     """Return the facts of a folder that diffusers saved: x are the network's own values."""
     intact_weights(folder, "")
     return {
-        "x_shape": image_shape(folder), "scale": 1.0, "turns": False,
+        "x_shape": sample_shape(folder), "scale": 1.0, "turns": False,
         "rho_min": math.exp(found.log_rho[0]), "rho_max": math.exp(found.log_rho[-1]),
         "kind": found.kind, "clip": found.clip, "sigma_data": found.sigma_data,
         "summary": f"diffusers network {folder.name}",
