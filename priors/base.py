@@ -28,10 +28,14 @@ RESIDUAL_TIMES = 41  # times at which the residual variance is tabulated
 
 @dataclass(frozen=True)
 class Bounded:
-    """The covariance (S^-1 + I / limit)^-1: as wide as S, where that is less than the limit."""
+    """The covariance (S^-1 + I / limit)^-1: as wide as S, where that is less than the limit.
+
+    `tangent`: a better one, which costs a network evaluation each time; this one stands in for it.
+    """
 
     spread: Callable[[Tensor], Tensor]  # u -> S u on (B, *x_shape)
     limit: float
+    tangent: Callable[[Tensor], Tensor] | None = None  # the same shapes
 
 
 Covariance = float | Callable[[Tensor], Tensor] | Bounded

@@ -68,6 +68,7 @@ class PixelConfig:
     turns: bool = True  # draws turned by right angles and flipped are as likely as they were
     residuals: tuple[float, ...] = ()  # E|z_0 - zhat_0|^2 / d on even times
     residual_model: ResidualModel | None = None
+    tangent_below: float = 0.0  # noise ratio below which the network's derivative is better still
     sha256: str = ""  # of the weights files, one after another
     version: int = FORMAT_VERSION
     module: str = "pixel"  # of `priors/`, which reads the folder
@@ -127,13 +128,30 @@ class Pixel(Prior):
         )
 
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
-        """Return the measured Cov(x | z_t = z); isotropic where none has been measured."""
+        """Return the measured Cov(x | z_t = z); isotropic where none has been measured.
+
+        At low noise its tangent is sigma^2 / alpha times the derivative of the denoiser, which is
+        Cov(z_0 | z_t) if that is E[z_0 | z_t] (Efron 2011, doi:10.1198/jasa.2011.tm11181).
+        """
         model = self.config.residual_model
         if model is None:
             return super().covariance(z, t, clean)
         limit = self.schedule.rho(t) ** 2
         apply = model.spread(t, self.decode(clean) / self.scale, limit)
-        return Bounded(lambda u: self.scale**2 * apply(u), self.scale**2 * limit)
+        sigma = self.schedule.sigma(t)
+
+        def tangent(u: Tensor) -> Tensor:
+            tilt = sigma**2 / self.schedule.alpha(t) * self.pull(clean, u)
+            # a difference over sigma: the width of what the state knows
+            norm = torch.linalg.vector_norm(tilt.flatten(1), dim=1).view(-1, 1, 1, 1)
+            step = sigma / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+            return self.decode((self.denoise(z + step * tilt, t) - clean) / step)
+
+        # half precision would drown the difference
+        fine = self.precision == torch.float32 and self.schedule.rho(t) < self.config.tangent_below
+        return Bounded(
+            lambda u: self.scale**2 * apply(u), self.scale**2 * limit, tangent if fine else None
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images (B, *x_shape) in physical units of z (B, *z_shape)."""
