@@ -63,11 +63,14 @@ class Budget:
         method = parse(name)
         if self.kind == "paper":
             return changed(name, **split(f":{method.paper}")[1])
-        costs = [self._cost(method, steps, prior, likelihood, n) for steps in PILOTS]
-        each = (costs[1] - costs[0]) / (PILOTS[1] - PILOTS[0])
-        if each <= 0:  # a method whose cost does not depend on its steps
+        low, high = (self._cost(method, steps, prior, likelihood, n) for steps in PILOTS)
+        if low == high:  # a method whose cost does not depend on its steps
             return name
-        steps = (self.amount - costs[0]) / each + PILOTS[0]
+        each = (high - low) / (PILOTS[1] - PILOTS[0])
+        if each < 0:  # it depends more on the data
+            each = high / PILOTS[1]
+            low = each * PILOTS[0]
+        steps = (self.amount - low) / each + PILOTS[0]
         return changed(name, steps=min(max(int(steps), 2), MOST_STEPS))
 
     def _cost(

@@ -178,8 +178,9 @@ def _run(
         "seconds_amortised": (cost["seconds"] + train_seconds) / n,
     }
     errors: Scores = {
-        "log_likelihood": _standard_error(draws.log_likelihood),
-        "chi2_per_pixel": _standard_error(draws.chi2),
+        # particles are no independent draws
+        "log_likelihood": None if particles else _standard_error(draws.log_likelihood),
+        "chi2_per_pixel": None if particles else _standard_error(draws.chi2),
         "elbo": certificate.elbo_se,
         "log_z": certificate.log_z_se if certificate.even else None,
     }

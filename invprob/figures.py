@@ -138,11 +138,15 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
     scale = norm(means[0] if truth is None else truth)
     spread = Normalize(0, float(max(std.max() for std in stds)) or 1.0)
     figure, axes = grid(1 + len(results), 5, side=3.0)
+    axes[0, 1].set_axis_off()
+    if x_plane.unit and means[0].ndim > 1:  # once, or it would take the images' room
+        axes[0, 1].text(0.5, 0.5, f"x in {x_plane.unit}", ha="center", wrap=True)
+        x_plane, y_plane = replace(x_plane, unit=""), replace(y_plane, unit="")
     value(axes[0, 2], data, "data y", y_plane, norm(data))
     if truth is not None:
         value(axes[0, 0], truth, "truth x", x_plane, scale)
     for i, ax in enumerate(axes[0]):
-        ax.set_visible(i == 2 or (i == 0 and truth is not None))
+        ax.set_visible(i in (1, 2) or (i == 0 and truth is not None))
     for row, result, mean, std in zip(axes[1:], results, means, stds, strict=True):
         x = result.draws.x
         value(row[0], mean, "mean", x_plane, scale, band=x, behind=truth)

@@ -140,7 +140,8 @@ def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
     """Return the prior of that name, of that shape where it comes in any."""
     text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
-        return _load_folder(folder)
+        loaded = _load_folder(folder)
+        return loaded.on(tuple(x_shape)) if x_shape else loaded
     if (folder / "unet" / "config.json").is_file():
         return _load_foreign(folder)
     if "/" in text and ":" not in text:
@@ -197,10 +198,12 @@ def _load_folder(folder: Path) -> Prior:
 def _load_foreign(folder: Path) -> Prior:
     """Return the prior of a folder that diffusers saved, which draws its bank when first asked."""
     from invprob.prior_training import first_bank
+    from priors._autoencoder import folder_of
+    from priors.latent import Latent
     from priors.pixel import Pixel
 
     _refuse_links(folder)
-    loaded = Pixel.load(folder)
+    loaded = Latent.load(folder) if folder_of(folder) else Pixel.load(folder)
     loaded.chain = first_bank
     return loaded
 

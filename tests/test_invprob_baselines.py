@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-from test_priors_latent import tiny
 from torch import Tensor
 
 from invprob import registry
@@ -25,7 +25,7 @@ from invprob.comparison import (
     refuse_mismatch,
     runnable,
 )
-from invprob.draws import Draws, draw
+from invprob.draws import Draws, batch_size, draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.suites.gaussian import chain_covariance
@@ -42,6 +42,7 @@ from operators.phase_retrieval import PhaseRetrieval
 from priors.base import Prior
 from priors.gaussian import Gaussian as GaussianPrior
 from priors.random_field import RandomField
+from tests.test_priors_latent import tiny
 
 SETTINGS = {  # short enough to run on everything
     "cdim": "steps=8,updates=4",
@@ -88,6 +89,7 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "dps": 0.161,
     "lgd_mc": 0.156,
     "mcg": 0.264,
+    "npse": 0.055,
     "pigdm": 0.046,
     "pigdm:residual=guess": 0.080,
     "red_diff": 0.473,
@@ -282,6 +284,30 @@ def test_an_exact_method_reaches_the_analytic_posterior(name: str) -> None:
     assert row["sliced_wasserstein"] < 1.6 * floor
     assert row["log_z"] == pytest.approx(row["log_z_exact"], abs=0.15)
     assert row["elbo"] <= row["log_z"] + 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fk", "fps_smc", "mcgdiff", "tds:residual=none"])
+def test_many_particles_reach_the_analytic_posterior(name: str) -> None:
+    """Evidence, means and squares are right within the scatter of islands, which is small."""
+    problem = registry.suite_class("gaussian")().problem("d2")
+    method, islands = parse(name), 8
+    many = islands * batch_size(problem.prior.x_shape)
+    sampler = partial(method.propose, problem.prior)
+    times = method.times(problem.prior)
+    draws = draw(problem.prior, problem.likelihood, sampler, times, many, seed=0, smc=True)
+    assert draws.island == many // islands
+    log_weight = draws.log_weight.reshape(islands, -1)
+    weights = np.exp(log_weight - log_weight.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    exact = problem.sample(200_000, 1)
+    x = (draws.x.reshape(islands, -1, 2) - exact.mean(0)) / exact.std(0)
+    evidence = np.exp(log_weight - problem.log_z_chain).mean(1, keepdims=True)
+    means, squares = (np.einsum("ij,ijk->ik", weights, power) for power in (x, x**2))
+    found = np.concatenate([evidence, 1 + means, squares], 1)  # 1 is expected of all
+    error = found.std(0, ddof=1) / islands**0.5
+    assert (error < 0.25).all()
+    assert (np.abs(found.mean(0) - 1) < 4 * error).all()
 
 
 @pytest.mark.slow

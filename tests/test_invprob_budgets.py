@@ -46,6 +46,15 @@ def test_a_count_of_evaluations_is_kept(name: str) -> None:
     assert (100 if name == "copaint" else 140) < evaluations <= 160  # copaint walks blocks twice
 
 
+def test_a_cost_that_falls_with_the_steps_is_shared_among_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As that of cdim may: its updates depend on the data."""
+    costs = {6: 60.0, 11: 55.0}
+    monkeypatch.setattr(Budget, "_cost", lambda self, method, steps, *rest: costs[steps])
+    assert Budget.of("nfe=20").spent_by("cdim", FIELD, likelihood(), 1) == "cdim:steps=4"
+
+
 def test_a_budget_sets_what_the_text_leaves_open() -> None:
     paper = Budget.of("paper")
     assert paper.spent_by("dps", FIELD, likelihood(), 1) == "dps:steps=1000"
