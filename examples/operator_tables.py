@@ -128,8 +128,12 @@ def main() -> None:
 
 def posterior_table(cells: dict[str, dict[str, Any]]) -> list[str]:
     """Return the heading and a table of all instruments, a row each method."""
-    training = f"{SHORTER['warm_steps']} to {SHORT['warm_steps']} warm-start steps"
-    lines = [POSTERIORS.format(n=SAMPLES, training=training)]
+    training = " and ".join(
+        f"{SHORTER[key]} to {SHORT[key]} {key}" for key in ("warm_steps", "steps")
+    )
+    training = training.replace("_", " ") + " of the chain"
+    heading, text = POSTERIORS.format(n=SAMPLES, training=training).split("\n\n")
+    lines = [heading, "", textwrap.fill(text, 100), ""]
     lines += [
         "| instrument, prior | method | RMSE | chi2 | ELBO | gap | network | A | s | training s |",
         "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
@@ -144,7 +148,7 @@ def posterior_table(cells: dict[str, dict[str, Any]]) -> list[str]:
                 row["network_evaluations"], row["operator_evaluations"], row["seconds"],
                 row["train_seconds"],
             )  # fmt: skip
-            shown = " | ".join("-" if v is None else f"{v:.3g}" for v in values)
+            shown = " | ".join(number(v) for v in values)
             lines.append(f"| {head} | {row['name']} | {shown} |")
             head = ""
     told = [
@@ -179,6 +183,13 @@ def speed_table(found: dict[str, Any]) -> list[str]:
         gradient = (time[f"{name}, forward and gradient"] - forward) / forward
         ratios.append(f"- {name}: the gradient costs {gradient:.2g} times A(x).")
     return [*lines, "", *ratios, ""]
+
+
+def number(value: float | None) -> str:
+    """Return three digits, all of a whole number, or a dash."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def ratio(time: dict[str, float], one: str, other: str) -> str:

@@ -8,7 +8,8 @@ Crank & Nicolson 1947, doi:10.1017/S0305004100023197, for D and Heun's method fo
 
 A gradient needs the states in reverse. Only one in every sqrt(steps) is kept and those between are
 computed again, so memory grows as sqrt(steps) and the forward cost is paid twice (Griewank 1992,
-doi:10.1080/10556789208805505; Chen et al. 2016, arXiv:1604.06174).
+doi:10.1080/10556789208805505; Chen et al. 2016, arXiv:1604.06174). Where all states together take
+less than `SMALL` bytes, nothing is computed again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ __all__ = ["evolve", "heun", "in_groups", "steps_needed"]
 
 State = tuple[Tensor, ...]
 MOST_STEPS = 2**14
+SMALL = 2**22  # bytes; what autograd keeps of a step is some tens of states
 
 
 def evolve(
@@ -48,11 +50,14 @@ def evolve(
                 seen.append(record(now))
         return (*now, *seen)
 
+    if steps * sum(part.nbytes for part in state) < SMALL:
+        found = segment(0, steps, *state)
+        return found[: len(state)], list(found[len(state) :])
     length = max(1, math.isqrt(steps))
     seen: list[Tensor] = []
     for start in range(0, steps, length):
         # torch.utils.checkpoint is a plain call where no gradient is recorded
-        found: State = checkpoint(
+        found = checkpoint(
             segment, start, min(start + length, steps), *state,
             use_reentrant=False, preserve_rng_state=False,
         )  # fmt: skip

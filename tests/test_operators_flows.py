@@ -182,8 +182,10 @@ def test_each_item_has_its_own_number_of_steps() -> None:
         Burgers(64)(torch.full((1, 64), 1e6))
 
 
-def test_gradients_hold_few_states() -> None:
-    """Of n steps, sqrt(n) states are kept; those between are computed again."""
+@pytest.mark.parametrize("small", [0, 2**22])
+def test_gradients_hold_few_states(small: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of n steps, sqrt(n) states are kept; those between are computed again, unless all fit."""
+    monkeypatch.setattr("operators._evolution.SMALL", small)
     kept = []
 
     def step(n: int, state: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -196,7 +198,7 @@ def test_gradients_hold_few_states() -> None:
     x = torch.ones(3, dtype=torch.float64, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         (end,), _ = evolve(step, (x,), 100)
-    assert len(kept) <= 20
+    assert len(kept) <= 20 if small == 0 else len(kept) == 100
     (gradient,) = torch.autograd.grad(end.sum(), x)
     z, slope = torch.ones(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     for _ in range(100):
