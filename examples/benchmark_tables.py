@@ -59,11 +59,11 @@ share of exact draws inside central 90% intervals of the samples, value by value
 noise standard deviations. Problems of `levy` are compared as processes. `rtb` is resampled by its
 path weights where they are reliable, `rtb_raw` is not; `guided` is the policy before training;
 `oracle` is the exact denoiser on the same chain. All walk the same grid of times; evaluations of
-the denoiser are per sample. Baselines have their default settings, which were chosen on images and
-are not tuned here. RTB trains with {training}. EUBO is the mean of log w under the normalised
-weights where these are reliable, else the ELBO plus the gap of simulated twins (other data, same
-instrument), which is an estimate and no bound. A dash is not defined. Times are of one busy CPU
-core."""
+the denoiser are per sample. Step sizes of baselines are tuned on simulated twins, as `--tune` does,
+and stand below the tables; their other settings are the defaults. RTB trains with {training}. EUBO
+is the mean of log w under the normalised weights where these are reliable, else the ELBO plus the
+gap of simulated twins (other data, same instrument), which is an estimate and no bound. A dash is
+not defined. Times are of one busy CPU core."""
 
 
 def main() -> None:
@@ -170,16 +170,17 @@ def section(name: str, n: int, seeds: range, cells: Path) -> tuple[str, str, tup
     able = runnable(problem)
     for method in (name for name in (*TRAINED, "oracle", *BASELINES) if name in able):
         for seed in seeds:
-            file = cells / name / f"{method}-n{n}-s{seed}.json"
+            tuned = "-tuned" if method in BASELINES else ""
+            file = cells / name / f"{method}{tuned}-n{n}-s{seed}.json"
             if not file.exists():
-                found = benchmark(problem, (method,), n, (seed,))
+                found = benchmark(problem, (method,), n, (seed,), tune=True)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps({"floor": found.floor, "rows": found.rows}, indent=1))
                 print(f"wrote {file}", flush=True)
             cell = json.loads(file.read_text())
             floor = cell["floor"]
             for row in cell["rows"]:
-                rows.setdefault(row["name"], []).append(row)
+                rows.setdefault(row["name"].partition(":")[0], []).append(row)
     first = next(iter(rows.values()))[0]
     exact = {
         # no spread where every one of the repeats took all the stored draws
@@ -203,6 +204,9 @@ def section(name: str, n: int, seeds: range, cells: Path) -> tuple[str, str, tup
     for method, repeats in rows.items():
         values = (spread([row.get(key) for row in repeats], key) for key in COLUMNS.values())
         lines.append(f"| {method} | {' | '.join(values)} |")
+    sizes = [row["name"] for repeats in rows.values() for row in repeats if ":" in row["name"]]
+    if sizes:
+        lines.append("\nTuned: " + ", ".join(dict.fromkeys(sizes)))
     lines.append("\nVerdicts: " + "; ".join(f"**{m}** {r[0]['verdict']}" for m, r in rows.items()))
     brief = [
         " ".join(

@@ -21,7 +21,7 @@ import torch
 from invprob import figures, registry
 from invprob.config import TrainConfig
 from invprob.observation import Observation
-from invprob.policy import Policy
+from invprob.policy import Guided
 from invprob.posterior import Posterior, train
 from invprob.settings import changed
 from invprob.simulate import draw_truth, simulate
@@ -36,7 +36,7 @@ class Scene:
     prior: str = ""  # the operator's own
     shape: tuple[int, ...] | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    noise: str | None = None
+    noise: float | str | None = None
 
     def observed(self, operator: str, seed: int) -> Observation:
         """Return simulated data of a draw from the prior."""
@@ -53,18 +53,20 @@ class Scene:
 SCENES = {
     "blur": Scene("digits-32", settings={"kind": "motion", "length": 9.0, "angle": 0.6}),
     "born_scattering": Scene("digits-32", settings={"receivers": 60}),
-    "burgers": Scene(shape=(64,)),
-    "denoising": Scene("digits-32", noise="poisson"),
+    "burgers": Scene(shape=(32,), settings={"duration": 0.5, "steps": 24}),
+    "denoising": Scene("digits-32", noise=0.3),
     "full_waveform": Scene(
         shape=(16, 24),
         settings={"duration": 0.5, "samples": 50, "shots": 2, "receivers": 24, "absorbing": 8},
     ),
     "hdr": Scene("digits-32"),
     "inpainting": Scene("digits-32"),
-    "inverse_scattering": Scene("digits-32", settings={"receivers": 60, "contrast": 0.5}),
+    "inverse_scattering": Scene(
+        "digits-32", settings={"transmitters": 8, "receivers": 60, "contrast": 0.5}
+    ),
     "linear": Scene(shape=(16,)),
     "mri": Scene("digits-32"),
-    "navier_stokes": Scene(shape=(32, 32)),
+    "navier_stokes": Scene("random_field", (32, 32), settings={"steps": 24}),
     "phase_retrieval": Scene("digits-32"),
     "super_resolution": Scene("digits-32"),
     "tomography": Scene(
@@ -90,7 +92,7 @@ def main() -> None:
         if asked.quick:
             known = observation.prior
             prior = registry.load_prior(known, observation.operator.x_shape)
-            posterior = Posterior(observation, prior, known, Policy(prior, QUICK_STEPS), None)
+            posterior = Posterior(observation, prior, known, Guided(prior, QUICK_STEPS), None)
         else:
             posterior = train(observation, config=TrainConfig(seed=asked.seed))
         draws = posterior.draw(asked.n, asked.seed)

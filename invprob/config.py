@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from operators.errors import ObservationError, UnknownName
 
 OBJECTIVES = ("vargrad", "rtb", "trust_pcl")  # where log Z is from, see `invprob.rtb`
 DEPTHS = ("uniform", "adaptive")
 POLICIES = ("guided", "lora", "full")  # see `invprob.policy` and `invprob.fine_tuned`
+# what `--quality` asks for: a first look, minutes, and most of an hour on a 64x64 lens
+QUALITIES: dict[str, dict[str, Any]] = {
+    "draft": {"warm_steps": 100, "rtb_steps": 3},
+    "default": {},
+    "high": {"finer": 2, "warm_steps": 400, "rtb_steps": 8},
+}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training; the defaults fit a 64x64 lens on a laptop in minutes."""
 
-    steps: int | None = None  # of the chain; None: the prior's own
+    steps: int | None = None  # of the chain; None: the prior's own, times `finer`
+    finer: int = 1
     policy: str = "guided"  # of POLICIES; lora and full fine-tune the prior's own network
     width: int = 64  # of the guided policy's network
     blocks: int = 3
@@ -50,6 +58,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least = {
+            "finer": 1,
             "width": 8,
             "rank": 1,
             "warm_batch": self.warm_times,
@@ -83,6 +92,16 @@ class TrainConfig:
             raise ObservationError("local_search moves what goes back: set backtrack > 0 with it")
         if self.width % 8:
             raise ObservationError(f"width must be a multiple of 8, found {self.width}")
+
+    def of_quality(self, quality: str) -> TrainConfig:
+        """Return these settings with those of one of `QUALITIES`; raises UnknownName."""
+        if quality not in QUALITIES:
+            raise UnknownName(f"no quality {quality!r}: choose {', '.join(QUALITIES)}")
+        return replace(self, **QUALITIES[quality])
+
+    def chain_steps(self, own: int) -> int:
+        """Return the steps of the chain, for a prior that takes `own` of itself."""
+        return self.steps or self.finer * own
 
     @property
     def stored(self) -> float:

@@ -35,7 +35,7 @@ def build(prior: Prior, config: TrainConfig) -> Policy:
 
     Raises UnknownName where the prior has no network to tune, RunError where peft is missing.
     """
-    steps = config.steps or prior.steps
+    steps = config.chain_steps(prior.steps)
     if config.policy == "guided":
         return Guided(prior, steps, config.width, config.blocks)
     return FineTuned(prior, steps, config.rank if config.policy == "lora" else 0, config.guidance)

@@ -13,6 +13,10 @@ information: McCullagh & Nelder 1989, section 2.5). The next iterate is the clos
 
 where W^-1 = Sigma and W^-1 s = y - A(u) if the noise is Gaussian.
 
+Where the derivative of the denoiser gives a better covariance T, Tweedie's formula, the shift is
+that of T: conjugate gradients on A T A^T + Sigma that (A R A^T + Sigma)^-1 preconditions. Each
+costs a network evaluation and few do, for R is near T (Boys et al. 2023; Hestenes & Stiefel 1952).
+
 An R that is bounded by c, R = (S^-1 + I/c)^-1, is S with x itself as further data
 (`operators._stacked`). Boys et al. 2023, arXiv 2310.06721, eq. 10; Song et al. 2023,
 "Pseudoinverse-guided diffusion".
@@ -34,8 +38,13 @@ from operators.base import ForwardOperator
 from operators.noise import Correlated, Gaussian, NoiseModel
 from priors.base import Bounded, Covariance
 
-CG_ITERATIONS = 60  # at most, for one shift: a truncated solve is a policy too, and never a bias
+CG_ITERATIONS = 150  # at most, for one shift: a truncated solve is a policy too, and never a bias
 CG_TOLERANCE = 1e-2  # relative residual at which the shift's linear solve stops
+TANGENT_STEPS = (
+    2  # at most, of conjugate gradients on the covariance that costs a network evaluation
+)
+TANGENT_TOLERANCE = 1e-3  # squared residual, in its preconditioned norm, at which they stop
+TANGENT_CG_TOLERANCE = 0.1  # relative residual at which the preconditioner's own solves stop
 GN_STEPS = 4  # Gauss-Newton steps where operator or noise are not linear or Gaussian
 GN_CG_ITERATIONS = 8  # at most, in each of them
 GN_CG_TOLERANCE = 1e-4
@@ -87,7 +96,11 @@ class Likelihood:
         operator = within or self.operator
         mean, jacobian = operator.linearise(x)
         score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
-        delta, _, potential = self._shifted(x, covariance, operator, mean, jacobian)
+        linear = operator.linear and isinstance(self.noise, Gaussian)
+        if linear and isinstance(covariance, Bounded) and covariance.tangent:
+            delta, potential = self._tangent_shift(covariance, mean, jacobian)
+        else:
+            delta, _, potential = self._shifted(x, covariance, operator, mean, jacobian)
         return delta, score, potential
 
     def pull(
@@ -124,6 +137,49 @@ class Likelihood:
         )
         own = solved.flatten(1)[:, : residual[0].numel()]  # what belongs to the data
         return delta, pull, -(residual.flatten(1) * own).double().sum(1) / 2
+
+    def _tangent_shift(
+        self, covariance: Bounded, mean: Tensor, jacobian: LinearMap
+    ) -> tuple[Tensor, Tensor]:
+        """Return the shift by the tangent T of the covariance R, and the potential by R.
+
+        What conjugate gradients leave of the residual is left to R. A direction in which T is not
+        positive, as an inexact network's may be, is not walked.
+        """
+        assert isinstance(self.noise, Gaussian) and covariance.tangent
+        noise = self.noise
+        precision = noise.precision_as(mean)
+        variance = torch.where(precision > 0, 1 / precision, 0.0)
+
+        def solve(b: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+            solved, _, shift = self._proximal(
+                jacobian, noise, covariance, b, CG_ITERATIONS, tolerance
+            )
+            return solved.flatten(1)[:, : b[0].numel()].view_as(b), shift
+
+        residual = torch.where(precision > 0, self.y - mean, 0.0)
+        own, rest = solve(residual, CG_TOLERANCE)
+        direction, size = own, _dot(residual, own)
+        goal, potential = TANGENT_TOLERANCE * size, -size / 2
+        delta = torch.zeros_like(rest)
+        for _ in range(TANGENT_STEPS):
+            if not bool((size > goal).any()):
+                break
+            spread = covariance.tangent(jacobian.adjoint(direction))
+            image = torch.where(precision > 0, jacobian(spread) + variance * direction, 0.0)
+            curvature = _dot(direction, image)
+            step = torch.where((size > goal) & (curvature > 0), size / curvature, 0.0)
+            delta = delta + _column(step, delta) * spread
+            residual = residual - _column(step, residual) * image
+            before = own
+            own, remains = solve(residual, TANGENT_CG_TOLERANCE)
+            rest = torch.where(_column(step, rest) > 0, remains, rest)
+            new = _dot(residual, own)
+            # the preconditioner is inexact: Polak and Ribiere's factor, which forgets what misleads
+            factor = ((new - _dot(residual, before)) / size).nan_to_num().clamp(min=0)
+            direction = own + _column(factor, direction) * direction
+            size = torch.where(step > 0, new, 0.0)
+        return delta + rest, potential
 
     def _gauss_newton(
         self,
@@ -228,3 +284,13 @@ class Likelihood:
     def repeat(self, times: int) -> Likelihood:
         """Return the likelihood of every observation `times` in a row, (M * times, *y_shape)."""
         return Likelihood(self.operator, self.noise, self.y.repeat_interleave(times, 0))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Return the inner product of every item, (B,) float64."""
+    return (a.double() * b.double()).flatten(1).sum(1)
+
+
+def _column(a: Tensor, like: Tensor) -> Tensor:
+    """Return a (B,) as (B, 1, ...) in the type and dimensions of `like`."""
+    return a.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

@@ -26,7 +26,6 @@ SIGMAS = 4.0  # residuals are shown within plus and minus this
 SOFTENING = 0.1  # the asinh stretch is linear below this fraction of the peak
 INTERVAL = (5, 95)  # percentiles of the bands around vectors
 MASKED = "0.8"  # grey
-JAGGED = 0.1  # of the range: neighbours that differ by more on average are no curve
 
 
 @dataclass(frozen=True)
@@ -91,9 +90,8 @@ def value(
         if band is not None:
             low, high = np.percentile(band, INTERVAL, axis=0)
             ax.fill_between(i, low, high, alpha=0.3, lw=0)
-        # values in no order of their own, such as closures, are points
-        jagged = np.nanmean(np.abs(np.diff(a))) > JAGGED * float(np.nanmax(a) - np.nanmin(a))
-        style = "o-" if len(a) <= 16 else "." if jagged else "-"
+        # a line of values with a name of their own, such as closures, has no order: points
+        style = "." if plane.axes[0] else "-" if len(a) > 16 else "o-"
         ax.plot(i, a, style, ms=3, lw=1)
         _label_line(ax, title, plane.unit, plane.axes[0])
         return
@@ -127,6 +125,9 @@ def _image(
     if up:
         ax.set_ylabel(up, fontsize=8)
     ax.tick_params(labelsize=8)
+    if plane.pixel is None:  # indices
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax.imshow(
         np.ma.masked_invalid(image), origin="lower", cmap=palette, norm=norm,
         extent=plane.extent(image), interpolation="nearest", aspect="auto" if across else "equal",

@@ -199,11 +199,11 @@ def chain_states(prior: Prior, n: int, seed: int = BANK_SEED) -> Iterator[torch.
 
 
 def first_bank(prior: Pixel) -> torch.Tensor:
-    """Return draws (n, *x_shape) of a prior whose folder holds none, as those of diffusers do."""
+    """Return the bank of a prior whose folder holds none, as those of diffusers do."""
     log.info(
         "this prior's folder holds no draws: %d are made now, of %d steps each", FIRST, prior.steps
     )
-    return draw_chain(prior, FIRST)
+    return torch.cat([prior.banked(z) for z in chain_states(prior, FIRST)])
 
 
 def finish(prior: Pixel, bank: int) -> None:

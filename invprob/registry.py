@@ -64,7 +64,7 @@ WEIGHTS = ROOT / "priors" / "weights"
 LEARNED = ("latent", "outsourced", "pixel")  # of `priors/`: nothing without a folder
 FOLDER_MODULES = (*LEARNED, "random_field")  # each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
-    "operators": {"base", "errors"},
+    "operators": {"adapters", "base", "errors"},
     "noises": {"base"},
     "priors": {"base", "process", "training", *LEARNED},
     "baselines": {"base"},
@@ -121,21 +121,27 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
     serves several bands (bands, H, W) as independent draws of each.
     Raises `UnknownName` at once for anything else: nothing is ever downloaded.
     """
-    if x_shape is None or len(x_shape) != 3 or x_shape[-1] == 2:  # (H, W, 2): complex pixels
-        return _load_prior(name, x_shape)
-    loaded = _load_prior(name, x_shape[1:])
-    if loaded.x_shape != tuple(x_shape[1:]):
-        return loaded if loaded.x_shape == tuple(x_shape) else _load_prior(name, x_shape)
+    # a last axis of 2 is that of real and imaginary parts
+    bands = x_shape[0] if x_shape and len(x_shape) == 3 and x_shape[-1] != 2 else 0
+    try:
+        loaded = _load_prior(name, x_shape)
+    except ObservationError:
+        if x_shape is None or not bands:
+            raise
+        loaded = _load_prior(name, x_shape[1:])
+    if x_shape is None or not bands or loaded.x_shape != tuple(x_shape[1:]):
+        return loaded
     from priors._bands import Bands
 
-    return Bands(loaded, x_shape[0])
+    return Bands(loaded, bands)
 
 
 def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
-    """Return the prior of that name, of one band where it has no bands of its own."""
+    """Return the prior of that name, of that shape where it comes in any."""
     text, folder = str(name), prior_folder(name)
     if (folder / "invprob.json").is_file():
-        return _load_folder(folder)
+        loaded = _load_folder(folder)
+        return loaded.on(tuple(x_shape)) if x_shape else loaded
     if (folder / "unet" / "config.json").is_file():
         return _load_foreign(folder)
     if "/" in text and ":" not in text:
@@ -192,10 +198,12 @@ def _load_folder(folder: Path) -> Prior:
 def _load_foreign(folder: Path) -> Prior:
     """Return the prior of a folder that diffusers saved, which draws its bank when first asked."""
     from invprob.prior_training import first_bank
+    from priors._autoencoder import folder_of
+    from priors.latent import Latent
     from priors.pixel import Pixel
 
     _refuse_links(folder)
-    loaded = Pixel.load(folder)
+    loaded = Latent.load(folder) if folder_of(folder) else Pixel.load(folder)
     loaded.chain = first_bank
     return loaded
 

@@ -73,7 +73,7 @@ class Trainer:
             )
         self.prior, self.likelihood, self.config = prior, likelihood, config
         self.instruments = instruments
-        self.steps = config.steps or prior.steps
+        self.steps = config.chain_steps(prior.steps)
         self.times = prior.schedule.grid(self.steps)
         torch.manual_seed(config.seed)
         self.policy = build(prior, config).to(prior.device)

@@ -124,7 +124,8 @@ def guide(
 ) -> Guidance:
     """Return the guidance at state z (B, *z_shape) and time t.
 
-    Costs one network evaluation, or none where the clean estimate is already known.
+    Costs one network evaluation, or none where the clean estimate is already known; and a few more
+    where the prior says that its covariance is better by them.
     """
     with torch.no_grad():
         if clean is None:

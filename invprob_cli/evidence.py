@@ -8,7 +8,7 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,9 +84,8 @@ def evidence(
     from invprob.config import TrainConfig
     from invprob.evidence import evidence as weigh
     from invprob.evidence import refuse_other_data, verdict
-    from invprob_cli.train import QUICK
 
-    base = replace(TrainConfig(seed=seed), **(QUICK if quick else {}))
+    base = TrainConfig(seed=seed).of_quality("draft" if quick else "default")
     config = options.configured(base, training, "--train")
     models = distinct(
         [

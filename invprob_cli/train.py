@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from invprob.posterior import Posterior
     from invprob.run import Run
 
-QUICK: dict[str, Any] = {"warm_steps": 100, "rtb_steps": 3}  # --quick: a first look
-
 
 def train(
     operator: Annotated[
@@ -55,7 +53,11 @@ def train(
     ] = None,
     rtb_steps: Annotated[int | None, typer.Option(min=0, help="RTB steps, on the data.")] = None,
     paths: Annotated[int | None, typer.Option(min=2, help="Paths per RTB step.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Train briefly, as a first look.")] = False,
+    quality: Annotated[
+        str | None,
+        typer.Option(help="draft, default or high: how long to train, where not said otherwise."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The same as --quality draft.")] = False,
     amortize: Annotated[
         Path | None,
         typer.Option(
@@ -90,8 +92,8 @@ def train(
         raise typer.BadParameter("a resumed run keeps its settings: leave --amortize, --from out")
     if start and flags["warm_steps"] is None:
         flags["warm_steps"] = 0
-    if quick:
-        flags |= {key: value for key, value in QUICK.items() if flags[key] is None}
+    if quick and quality not in (None, "draft"):
+        raise typer.BadParameter("--quick is --quality draft: give one of them")
 
     device = launch.join(nproc, device, precision)
     from invprob.observation import Observation
@@ -116,6 +118,8 @@ def train(
     if begin and not stored:
         base = replace(base, **begin.policy.settings)
         prior = prior or begin.prior_name
+    if wanted := "draft" if quick else quality:
+        base = base.of_quality(wanted)
     config = options.configured(base, settings, **flags)
     prior = prior or stored.get("prior")
     if run:

@@ -54,10 +54,10 @@ class SparseMatrix:
             rows = np.empty((len(x), self.shape[0]), dtype=_numpy_dtype(x))
             _multiply_rows(self.indptr, self.indices, self._cast(x), x.contiguous().numpy(), rows)
             return torch.from_numpy(rows)
-        columns = np.empty((self.shape[0], len(x)), dtype=_numpy_dtype(x))
+        out = np.empty((len(x), self.shape[0]), dtype=_numpy_dtype(x))
         turned = x.T.contiguous().numpy()
-        _multiply_columns(self.indptr, self.indices, self._cast(x), turned, columns)
-        return torch.from_numpy(columns).T.contiguous()
+        _multiply_columns(self.indptr, self.indices, self._cast(x), turned, out)
+        return torch.from_numpy(out)
 
     def times_torch(self, x: Tensor) -> Tensor:
         """`times` on any device."""
@@ -118,10 +118,12 @@ def _multiply_columns(
     out: npt.NDArray[Any],
 ) -> None:
     batch = x.shape[1]
-    for row in range(out.shape[0]):
-        for item in range(batch):
-            out[row, item] = 0
+    total = np.empty(batch, out.dtype)
+    for row in range(out.shape[1]):
+        total[:] = 0
         for k in range(indptr[row], indptr[row + 1]):
-            weight, column = weights[k], indices[k]
+            weight, column = weights[k], x[indices[k]]
             for item in range(batch):
-                out[row, item] += weight * x[column, item]
+                total[item] += weight * column[item]
+        for item in range(batch):  # as many streams of writes as items, each in order
+            out[item, row] = total[item]

@@ -98,7 +98,7 @@ class Lensing(LinearOperator):
             value = _parameters.number(name, getattr(self, name), unit="arcsec", above=0)
             set_(self, name, value)
         if self.psf is not None:
-            set_(self, "psf", self._checked_psf)
+            set_(self, "psf", self._checked(self.psf))
         s = _parameters.whole("supersampling", self.supersampling, at_least=1, at_most=16)
         set_(self, "supersampling", s)
 
@@ -160,13 +160,13 @@ class Lensing(LinearOperator):
             spread = y.new_zeros(*y.shape[:-2], *self._fft_shape)
             self._valid(spread)[...] = y
             ny, nx = self._padded_shape
-            y = self._filter(spread, self._table("_spectrum", y).conj())[..., :ny, :nx]
+            y = self._filter(spread, self._table("_flipped_spectrum", y))[..., :ny, :nx]
         images = y.reshape(-1, self._rays.shape[0])
         return self._rays.transpose.times(images).reshape(-1, *self.source_shape)
 
     def _filter(self, a: Tensor, spectrum: Tensor) -> Tensor:
         """F^-1 (spectrum . F a), `(B, *fft_shape)`, or `(B, bands, *fft_shape)`."""
-        transformed = torch.fft.rfft2(a, s=self._fft_shape) * spectrum
+        transformed = torch.fft.rfft2(a, s=self._fft_shape).mul_(spectrum)
         filtered: Tensor = torch.fft.irfft2(transformed, s=self._fft_shape)
         return filtered
 
@@ -175,11 +175,11 @@ class Lensing(LinearOperator):
         (my, mx), (ny, nx) = self._margin, self.image_shape
         return a[..., 2 * my : 2 * my + ny, 2 * mx : 2 * mx + nx]
 
-    @property
-    def _checked_psf(self) -> npt.NDArray[np.float64]:
+    def _checked(self, given: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The PSF as an array that fits the bands; raises `ObservationError`."""
         bands = self.source_shape[:-2]
-        several = bool(bands) and np.ndim(self.psf) == 3
-        psf = _parameters.array("psf", self.psf, ndim=3 if several else 2)
+        several = bool(bands) and np.ndim(given) == 3
+        psf = _parameters.array("psf", given, ndim=3 if several else 2)
         if psf.shape[:-2] not in ((), bands) or any(n % 2 == 0 for n in psf.shape[-2:]):
             raise ObservationError(
                 f"psf has shape {psf.shape}; needed odd sizes (ky, kx), so that it has a central "
@@ -198,7 +198,7 @@ class Lensing(LinearOperator):
         (my, mx), (ny, nx) = self._margin, self.image_shape
         return ny + 2 * my, nx + 2 * mx
 
-    @property
+    @cached_property
     def _fft_shape(self) -> tuple[int, int]:
         # measured with MKL: multiples of 8 take half the time of the next product of small primes
         ny, nx = (8 * next_fast_len(-(-n // 8), real=True) for n in self._padded_shape)
@@ -208,9 +208,15 @@ class Lensing(LinearOperator):
     def _rays(self) -> SparseMatrix:
         x, y = ray_positions(self._padded_shape, self.pixel_scale, self.supersampling)
         beta_x, beta_y = self.source_position(x, y)
+        height, width = self.source_shape[-2:]
         return ray_matrix(
-            beta_x, beta_y, self.supersampling, self.source_shape[-2:], self.source_pixel_scale
+            beta_x, beta_y, self.supersampling, (height, width), self.source_pixel_scale
         )
+
+    @cached_property
+    def _flipped_spectrum(self) -> Tensor:
+        """That of the PSF turned by 180 degrees about its first pixel."""
+        return self._spectrum.conj().resolve_conj()
 
     @cached_property
     def _spectrum(self) -> Tensor:

@@ -21,6 +21,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from operators.errors import ObservationError
 
 FOLDER = "vae"  # of a prior folder, as in diffusers
+FOLDERS = (FOLDER, "vqvae")  # of its pipelines
 KINDS = ("AutoencoderKL", "VQModel")
 
 
@@ -69,7 +70,8 @@ class Autoencoder(torch.nn.Module):
         import diffusers
         from safetensors.torch import load_file
 
-        file = folder / FOLDER / "config.json"
+        own = folder_of(folder) or folder / FOLDER
+        file = own / "config.json"
         try:
             settings = json.loads(file.read_text())
         except (OSError, ValueError) as error:
@@ -78,5 +80,10 @@ class Autoencoder(torch.nn.Module):
         if kind not in KINDS:
             raise ObservationError(f"{file} describes a {kind}; needed {' or '.join(KINDS)}")
         network = getattr(diffusers, kind).from_config(settings)
-        network.load_state_dict(load_file(folder / FOLDER / "diffusion_pytorch_model.safetensors"))
+        network.load_state_dict(load_file(own / "diffusion_pytorch_model.safetensors"))
         return cls(network.float(), scale, patch)
+
+
+def folder_of(folder: Path) -> Path | None:
+    """Return where a prior folder keeps its autoencoder, None where it has none."""
+    return next((folder / name for name in FOLDERS if (folder / name).is_dir()), None)

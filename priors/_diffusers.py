@@ -77,10 +77,10 @@ def levels(folder: Path) -> Levels:
     return _preserving(cumprod.double().numpy(), {**scheduler.config})
 
 
-def image_shape(folder: Path) -> tuple[int, ...]:
-    """Return the shape of a pipeline's images: (H, W), or (C, H, W) of several channels.
+def sample_shape(folder: Path) -> tuple[int, ...]:
+    """Return the shape of what a network draws: (H, W), or (C, H, W) of several channels.
 
-    Raises ObservationError where the network states none, or draws latents or variances too.
+    Raises ObservationError where the network states none, or draws variances too.
     """
     settings = read_json(folder / "unet" / "config.json")
     side, channels = settings.get("sample_size"), settings.get("in_channels")
@@ -90,8 +90,6 @@ def image_shape(folder: Path) -> tuple[int, ...]:
             f"{folder}/unet: {channels} channels in, {settings.get('out_channels')} out, sample "
             f"size {side}; needed a size, and as many channels out as in"
         )
-    if (folder / "vae").exists() or (folder / "vqvae").exists():
-        raise ObservationError(f"{folder} draws latents of an autoencoder; needed a pixel pipeline")
     return shape if channels == 1 else (int(channels), *shape)
 
 

@@ -28,10 +28,14 @@ RESIDUAL_TIMES = 41  # times at which the residual variance is tabulated
 
 @dataclass(frozen=True)
 class Bounded:
-    """The covariance (S^-1 + I / limit)^-1: as wide as S, where that is less than the limit."""
+    """The covariance (S^-1 + I / limit)^-1: as wide as S, where that is less than the limit.
+
+    `tangent`: a better one, which costs a network evaluation each time; this one stands in for it.
+    """
 
     spread: Callable[[Tensor], Tensor]  # u -> S u on (B, *x_shape)
     limit: float
+    tangent: Callable[[Tensor], Tensor] | None = None  # the same shapes
 
 
 Covariance = float | Callable[[Tensor], Tensor] | Bounded
@@ -73,6 +77,10 @@ class Prior(ABC):
             if isinstance(value, Tensor | torch.nn.Module):
                 setattr(self, name, value.to(device))
         self.device, self.precision = torch.device(device), getattr(torch, precision)
+        return self
+
+    def on(self, x_shape: tuple[int, ...]) -> Prior:
+        """Return this prior for unknowns of another shape: itself, where it has one alone."""
         return self
 
     def decode(self, z: Tensor) -> Tensor:

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operators.errors import ObservationError
 from priors._autoencoder import Autoencoder
 from priors.base import Covariance, Prior
 from priors.pixel import Pixel, PixelConfig
@@ -78,11 +77,9 @@ class Latent(Pixel):
 
     def draw(self, n: int, seed: int) -> Tensor:
         """Return n draws of z_0 from the stored bank of the chain's codes."""
-        if self.bank is None:
-            raise ObservationError("this prior folder has no bank.safetensors to draw from")
-        rng = np.random.default_rng(seed)
-        rows = np.resize(rng.permutation(len(self.bank)), n)
-        return self.bank[torch.from_numpy(rows)].float()
+        bank, rng = self._stored(), np.random.default_rng(seed)
+        rows = np.resize(rng.permutation(len(bank)), n)
+        return bank[torch.from_numpy(rows)].float()
 
     def save(self, folder: Path) -> None:
         """Write the prior folder: that of a pixel prior, and the autoencoder."""
@@ -91,8 +88,16 @@ class Latent(Pixel):
 
     @classmethod
     def load(cls, folder: Path) -> Latent:
-        """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
+        """Read a prior folder, or a latent pipeline of diffusers whose images have one channel.
+
+        Raises ObservationError naming what is missing, corrupt or of another kind.
+        """
         facts, *network = cls._parts(folder)
+        autoencoder = Autoencoder.load(folder, facts["scale"], facts.get("patch", 1))
+        if not (folder / "invprob.json").is_file():  # what its network draws are codes
+            codes = torch.zeros(1, *facts["x_shape"])
+            codes = codes if codes.ndim == 4 else codes[:, None]
+            with torch.no_grad():
+                facts["x_shape"] = tuple(autoencoder(codes).shape[1:])
         config = LatentConfig(**facts)
-        autoencoder = Autoencoder.load(folder, config.scale, config.patch)
         return cls(autoencoder, network[0], config, *network[1:])

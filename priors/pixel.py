@@ -30,7 +30,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from operators.errors import ObservationError
 from priors._diffusers import PREDICTIONS as SCHEDULED
-from priors._diffusers import Levels, image_shape, levels, network_of, read_json
+from priors._diffusers import Levels, levels, network_of, read_json, sample_shape
 from priors._residual_model import ResidualModel
 from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule
@@ -68,6 +68,7 @@ class PixelConfig:
     turns: bool = True  # draws turned by right angles and flipped are as likely as they were
     residuals: tuple[float, ...] = ()  # E|z_0 - zhat_0|^2 / d on even times
     residual_model: ResidualModel | None = None
+    tangent_below: float = 0.0  # noise ratio below which the network's derivative is better still
     sha256: str = ""  # of the weights files, one after another
     version: int = FORMAT_VERSION
     module: str = "pixel"  # of `priors/`, which reads the folder
@@ -78,7 +79,7 @@ class Pixel(Prior):
 
     summary = "diffusion prior on pixels (diffusers UNet2DModel)"
     learned = True
-    chain: Callable[[Pixel], Tensor] | None = None  # draws x for a bank, where none is stored
+    chain: Callable[[Pixel], Tensor] | None = None  # draws a bank, where none is stored
 
     def __init__(
         self,
@@ -127,13 +128,30 @@ class Pixel(Prior):
         )
 
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
-        """Return the measured Cov(x | z_t = z); isotropic where none has been measured."""
+        """Return the measured Cov(x | z_t = z); isotropic where none has been measured.
+
+        At low noise its tangent is sigma^2 / alpha times the derivative of the denoiser, which is
+        Cov(z_0 | z_t) if that is E[z_0 | z_t] (Efron 2011, doi:10.1198/jasa.2011.tm11181).
+        """
         model = self.config.residual_model
         if model is None:
             return super().covariance(z, t, clean)
         limit = self.schedule.rho(t) ** 2
         apply = model.spread(t, self.decode(clean) / self.scale, limit)
-        return Bounded(lambda u: self.scale**2 * apply(u), self.scale**2 * limit)
+        sigma = self.schedule.sigma(t)
+
+        def tangent(u: Tensor) -> Tensor:
+            tilt = sigma**2 / self.schedule.alpha(t) * self.pull(clean, u)
+            # a difference over sigma: the width of what the state knows
+            norm = torch.linalg.vector_norm(tilt.flatten(1), dim=1).view(-1, 1, 1, 1)
+            step = sigma / norm.clamp(min=torch.finfo(norm.dtype).tiny)
+            return self.decode((self.denoise(z + step * tilt, t) - clean) / step)
+
+        # half precision would drown the difference
+        fine = self.precision == torch.float32 and self.schedule.rho(t) < self.config.tangent_below
+        return Bounded(
+            lambda u: self.scale**2 * apply(u), self.scale**2 * limit, tangent if fine else None
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images (B, *x_shape) in physical units of z (B, *z_shape)."""
@@ -150,22 +168,24 @@ class Pixel(Prior):
         return self.decode(z)
 
     def draw(self, n: int, seed: int) -> Tensor:
-        """Return n draws of z_0 from the bank, turned and flipped where that may be.
+        """Return n draws of z_0 from the bank, turned and flipped where that may be."""
+        bank, rng = self._stored(), np.random.default_rng(seed)
+        order = np.concatenate([rng.permutation(len(bank)) for _ in range(-(-n // len(bank)))])[:n]
+        images = bank[torch.from_numpy(order)].float()
+        turns = torch.from_numpy(rng.integers(8, size=n))
+        return self.encode(dihedral(images, turns) if self.config.turns else images)
 
-        A folder without one gets it from `chain` now. Raises ObservationError where there is none.
+    def _stored(self) -> Tensor:
+        """Return the bank; a folder without one gets it from `chain` now.
+
+        Raises ObservationError where there is neither.
         """
         if self.bank is None and self.chain is None:
             raise ObservationError("this prior folder has no bank.safetensors to draw from")
         if self.bank is None and self.chain is not None:
             self.bank = self.chain(self).to(self.device)
         assert self.bank is not None
-        rng = np.random.default_rng(seed)
-        order = np.concatenate(
-            [rng.permutation(len(self.bank)) for _ in range(-(-n // len(self.bank)))]
-        )[:n]
-        images = self.bank[torch.from_numpy(order)].float()
-        turns = torch.from_numpy(rng.integers(8, size=n))
-        return self.encode(dihedral(images, turns) if self.config.turns else images)
+        return self.bank
 
     def save(self, folder: Path) -> None:
         """Write the prior folder: half-precision weights, scheduler, invprob.json, bank.
@@ -257,7 +277,7 @@ def _foreign(folder: Path, found: Levels) -> dict[str, Any]:
     """Return the facts of a folder that diffusers saved: x are the network's own values."""
     intact_weights(folder, "")
     return {
-        "x_shape": image_shape(folder), "scale": 1.0, "turns": False,
+        "x_shape": sample_shape(folder), "scale": 1.0, "turns": False,
         "rho_min": math.exp(found.log_rho[0]), "rho_max": math.exp(found.log_rho[-1]),
         "kind": found.kind, "clip": found.clip, "sigma_data": found.sigma_data,
         "summary": f"diffusers network {folder.name}",

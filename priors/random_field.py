@@ -83,6 +83,12 @@ class RandomField(Prior):
         white = randn(self.z_shape, generators(seed, range(n)), torch.empty(0, device=self.device))
         return _filtered(white, self.power.sqrt())
 
+    def on(self, x_shape: tuple[int, ...]) -> RandomField:
+        """Return the field of the same square, or rectangle, seen on other pixels (H, W)."""
+        return RandomField(
+            x_shape, self.scale, self.turnover, self.slope, self.steps, self.centred, self.unit
+        )
+
     def save(self, folder: Path, summary: str = "") -> None:
         """Write the prior folder: invprob.json alone."""
         folder.mkdir(parents=True, exist_ok=True)

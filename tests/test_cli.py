@@ -216,6 +216,8 @@ def test_doctor_is_content_here() -> None:
         ("train --obs obs.h5 --set objective=rbt", 2, "choose vargrad, rtb, trust_pcl"),
         ("train --obs obs.h5 --set objective=3", 2, "needed objective=<str>"),
         ("train --obs obs.h5 --set replay=0.95", 3, "it needs at least 2"),
+        ("train --obs obs.h5 --quality best", 2, "choose draft, default, high"),
+        ("train --obs obs.h5 --quality high --quick", 2, "give one of them"),
         ("train --obs obs.h5 --name ../x", 1, "run name '../x' is refused"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
         # fault_28, fault_41, fault_17, fault_31, fault_45
@@ -394,8 +396,10 @@ def test_one_amortised_run_samples_other_observations_and_is_refined(folder: Pat
     other = SIMULATE.replace("--seed 3", "--seed 5").replace("0.2", "0.3")
     invoke(f"{other} --out other.h5")
     small = SMALL.replace("--rtb-steps 2", "--rtb-steps 1")
-    invoke(f"train --obs obs.h5 --amortize ranges.toml --name wide {small}")
+    invoke(f"train --obs obs.h5 --amortize ranges.toml --quality high --name wide {small}")
     config = json.loads(Path("runs/wide/config.json").read_text())
+    assert config["train"]["finer"] == 2  # of the preset, which single options overrule
+    assert config["train"]["warm_steps"] == 4 and config["train"]["steps"] == 6
     assert config["ranges"] == {"noise.scale": {"log": [0.5, 2.0]}}
     shown = document("sample --run wide --obs other.h5 --n 8")
     assert shown["file"] == "runs/wide/other-posterior.h5" and shown["n"] == 8

@@ -89,6 +89,7 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "dps": 0.161,
     "lgd_mc": 0.156,
     "mcg": 0.264,
+    "npse": 0.055,
     "pigdm": 0.046,
     "pigdm:residual=guess": 0.080,
     "red_diff": 0.473,

@@ -54,6 +54,15 @@ def test_a_posterior_is_shown_with_fit_spread_and_error(make: Any, tmp_path: Pat
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_page_shows_every_operator_in_its_own_row() -> None:
+    shown = [(made, draws(made).x) for made in (lens(), vector())]
+    figure = figures.gallery_figure(shown)
+    rows = [title.split(",")[0] for title in titles(figure)]
+    assert rows == ["lensing", "data", "posterior mean", "one sample", "linear", *rows[1:4]]
+    unknown = dataclasses.replace(vector(), truth=None)
+    assert len(titles(figures.gallery_figure([(unknown, draws(unknown).x)]))) == 3
+
+
 def test_residuals_are_in_sigma_and_masked_pixels_are_bad() -> None:
     operator = Inpainting((8, 8))
     x = np.random.default_rng(0).normal(size=(8, 8))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from ranks import on_ranks
 from safetensors.torch import load_file
 from test_priors_pixel import network
@@ -230,3 +231,13 @@ def test_what_it_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(RunError, match=r'pip install "invprob\[lora\]"'):  # fault 46
         build(prior, replace(CONFIG, policy="lora"))
+
+
+def test_a_policy_that_cannot_be_built_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Observation(Denoising((4,)), np.arange(4.0), 0.5).write("obs.h5")
+    refused("train --obs obs.h5 --prior gaussian --policy full", 2, "Gaussian has none")
+    refused("train --obs obs.h5 --prior gaussian --policy loar", 2, "no policy 'loar'")
+    assert not Path("runs").exists()

@@ -72,6 +72,44 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_tangent_covariance_has_the_closed_form_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    """Few steps come near the shift of T, from a poor R; enough of them reach it, item by item."""
+    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "TANGENT_CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "TANGENT_TOLERANCE", 1e-12)
+    matrix, sigma = np.random.default_rng(0).normal(size=(4, 6)), np.array([0.2, 0.5, 1.0, 0.3])
+    mask = torch.tensor([False, True, False, False]) if masked else None
+    likelihood = Likelihood(Linear(matrix), Gaussian(torch.from_numpy(sigma), mask), normal(3, 4))
+    true, apply = spread(6)
+    own = Bounded(spread(6, seed=2)[1], 2.0, apply)
+    kept = np.array([0, 2, 3]) if masked else np.arange(4)
+    seen, x = matrix[kept], normal(3, 6, seed=1)
+    gain = true @ seen.T @ np.linalg.inv(seen @ true @ seen.T + np.diag(sigma[kept] ** 2))
+    exact = (likelihood.y.numpy()[:, kept] - x.numpy() @ seen.T) @ gain.T
+    errors = []
+    for steps in (0, 2, 6):
+        monkeypatch.setattr(module, "TANGENT_STEPS", steps)
+        delta, score, _ = likelihood.guidance(x, own)
+        errors.append(float(np.abs(delta.numpy() - exact).max()))
+        torch.testing.assert_close(score, likelihood.score(x))
+    assert errors[1] < errors[0] / 2 and errors[2] < 1e-6
+    one = replace(likelihood, y=likelihood.y[1:2]).guidance(x[1:2], own)[0]
+    torch.testing.assert_close(one, delta[1:2])
+
+
+def test_a_tangent_that_is_not_positive_is_not_followed() -> None:
+    """A network's derivative may be anything: R's own shift is left."""
+    matrix = np.random.default_rng(0).normal(size=(4, 6))
+    likelihood = Likelihood(Linear(matrix), Gaussian(0.1), normal(2, 4))
+    model, x = spread(6)[1], normal(2, 6, seed=1)
+    found = likelihood.guidance(x, Bounded(model, 2.0, lambda u: -model(u)))
+    for ours, plain in zip(found, likelihood.guidance(x, Bounded(model, 2.0)), strict=True):
+        torch.testing.assert_close(ours, plain)
+
+
 @pytest.mark.parametrize("covariance", [0.7, spread(6)[1]], ids=["number", "map"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_a_linear_operator_taken_as_any_other_has_the_closed_form(

@@ -26,7 +26,7 @@ from invprob.suites.gaussian import chain_covariance
 from invprob.suites.gmm import read_instance
 from invprob.trajectory import prior_paths, rollout, score_path
 from invprob.twins import Twins
-from operators.errors import NumericalError
+from operators.errors import NumericalError, UnknownName
 from operators.linear import Linear
 from operators.noise import Gaussian
 from priors.gaussian import Gaussian as GaussianPrior
@@ -93,6 +93,21 @@ def test_gaussian_posterior_mean_covariance_and_evidence() -> None:
     assert np.abs((x.mean(0) - mean) / np.sqrt(np.diag(spread))).max() < 0.1
     assert np.abs(x.var(0) / np.diag(spread) - 1).max() < 0.15
     assert np.abs(np.cov(x.T) - spread).max() < 0.1 * np.diag(spread).max()
+
+
+def test_a_quality_sets_the_length_of_the_training_and_no_more() -> None:
+    prior, likelihood, _ = linear_gaussian(4, 2, steps=10)
+    base = TrainConfig(width=8, blocks=1, seed=3)
+    qualities = [base.of_quality(name) for name in ("draft", "default", "high")]
+    assert qualities[1] == base
+    for config in qualities:
+        assert (config.width, config.blocks, config.seed) == (8, 1, 3)
+    trainers = [Trainer(prior, likelihood, config) for config in qualities]
+    assert trainers[0].total < trainers[1].total < trainers[2].total
+    assert [trainer.policy.settings["steps"] for trainer in trainers] == [10, 10, 20]
+    assert Trainer(prior, likelihood, replace(qualities[2], steps=7)).steps == 7
+    with pytest.raises(UnknownName, match="choose draft, default, high"):
+        base.of_quality("best")
 
 
 def gmm() -> Problem:

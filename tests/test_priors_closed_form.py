@@ -115,6 +115,8 @@ def test_a_random_field_comes_back_from_its_folder(tmp_path: Path) -> None:
     assert isinstance(found, RandomField)
     assert (found.x_shape, found.steps, found.unit) == ((8, 12), 60, "1/s")
     assert torch.equal(found.decode(found.draw(3, seed=1)), made.decode(made.draw(3, seed=1)))
+    small = load_prior(tmp_path, (4, 6))
+    assert small.x_shape == (4, 6) and small.draw(1, seed=0).shape == (1, 4, 6)
 
 
 def test_mixture_density_of_modes() -> None:

@@ -150,6 +150,45 @@ def test_a_schedule_that_ends_without_signal_ends_one_step_before(tmp_path: Path
     assert len(levels(tmp_path).log_rho) == 999
 
 
+@pytest.mark.parametrize("folder", ["vae", "vqvae"])
+def test_samples_of_a_latent_pipeline_are_reproduced(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Codes by the same levels, images by the autoencoder in its own units."""
+    kind: Any = diffusers.AutoencoderKL if folder == "vae" else diffusers.VQModel
+    own: dict[str, Any] = {"shift_factor": 0.3} if folder == "vae" else {"num_vq_embeddings": 16}
+    torch.manual_seed(1)
+    coder = kind(
+        in_channels=1, out_channels=1, block_out_channels=(8, 8), latent_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4, scaling_factor=0.7, **own,
+    ).eval()  # fmt: skip
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    saved(tmp_path, scheduler, unet(3))
+    coder.save_pretrained(tmp_path / folder)
+    prior = load_prior(tmp_path)
+    assert (prior.z_shape, prior.x_shape) == ((3, 8, 8), (16, 16))
+    scheduler.set_timesteps(STEPS)
+    z = torch.randn(2, 3, 8, 8)
+    ours = walked(prior, z, scheduler.timesteps, None)
+    other = theirs(scheduler, unet(3), z)
+    assert_same(ours, other)
+    with torch.no_grad():
+        images = coder.decode(other / 0.7 + own.get("shift_factor", 0.0)).sample[:, 0]
+    assert_same(prior.decode(other), images)
+    monkeypatch.setattr("invprob.prior_training.FIRST", 4)
+    prior.steps = 3
+    assert prior.draw(6, seed=0).shape == (6, 3, 8, 8)
+
+
+def test_a_latent_pipeline_of_colours_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, diffusers.DDIMScheduler(), unet(3))
+    coder = diffusers.AutoencoderKL(latent_channels=3, norm_num_groups=4, block_out_channels=(8,))
+    coder.save_pretrained(tmp_path / "vae")
+    with pytest.raises(ObservationError, match="writes 3 channels; an image of one channel"):
+        load_prior(tmp_path)
+
+
 def test_channels_come_first(tmp_path: Path) -> None:
     prior = load_prior(saved(tmp_path, diffusers.DDPMScheduler(), unet(3)))
     assert prior.x_shape == prior.z_shape == (3, 8, 8)

@@ -13,6 +13,7 @@ import torch
 from operators._conjugate_gradients import conjugate_gradients
 from operators.errors import ObservationError
 from priors._residual_model import ResidualModel
+from priors.base import Bounded
 from priors.pixel import WEIGHTS, Pixel, PixelConfig
 from priors.process import Schedule
 from priors.random_field import RandomField
@@ -53,6 +54,33 @@ def test_space_to_depth_is_orthogonal_up_to_scale(prior: Pixel) -> None:
     assert z.shape == (2, *prior.z_shape)
     torch.testing.assert_close(prior.decode(z), x)
     torch.testing.assert_close(z.square().sum() * prior.scale**2, x.square().sum())
+
+
+def test_the_tangent_is_the_derivative_of_the_denoiser(prior: Pixel) -> None:
+    model = ResidualModel((1e-3, 1e-3), (0.1, 0.1), ((0.0,) * 10,) * 2)
+    config = replace(prior.config, residual_model=model, tangent_below=0.4)
+    ours = Pixel(network(), config, prior.log_rho)
+    low, high = (0.3 + 0.4 * i for i in range(2))  # rho = 0.32 and 12.6
+    z, u = torch.randn(2, *ours.z_shape), torch.randn(2, 16, 16)
+
+    def found(t: float) -> Bounded:
+        covariance = ours.covariance(z, t, ours.denoise(z, t))
+        assert isinstance(covariance, Bounded)
+        return covariance
+
+    with torch.no_grad():
+        tangent = found(low).tangent
+        assert tangent is not None and found(high).tangent is None
+        moved = tangent(u)
+        torch.testing.assert_close(tangent(torch.zeros_like(u)), torch.zeros_like(u))
+    direction = ours.pull(z, u)
+    _, exact = torch.autograd.functional.jvp(lambda a: ours.denoise(a, low), z, direction)
+    factor = ours.schedule.sigma(low) ** 2 / ours.schedule.alpha(low)
+    expected = ours.decode(factor * exact)
+    error = (moved - expected).flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
+    assert float(error.max()) < 0.01
+    ours.precision = torch.bfloat16
+    assert found(low).tangent is None
 
 
 def test_half_precision_is_of_the_network_alone() -> None:
