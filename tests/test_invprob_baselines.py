@@ -287,7 +287,7 @@ def test_an_exact_method_reaches_the_analytic_posterior(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fk", "fps_smc", "mcgdiff", "tds:residual=none"])
+@pytest.mark.parametrize("name", ["fk", "fps_smc", "mcgdiff"])  # tds: above
 def test_many_particles_reach_the_analytic_posterior(name: str) -> None:
     """Evidence, means and squares are right within the scatter of islands, which is small."""
     problem = registry.suite_class("gaussian")().problem("d2")
