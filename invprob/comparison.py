@@ -123,9 +123,16 @@ def split(text: str) -> tuple[str, dict[str, str]]:
 def runnable(
     observation: Observation, prior: str | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the baselines that can run on an observation, and why each of the others cannot."""
+    """Return the baselines that can run on an observation, and why each of the others does not.
+
+    One that trains a network first, for minutes, is run where it is named.
+    """
     problem = resolve_prior(observation, prior)[1], observation.operator, observation.noise
-    lacking = {name: parse(name).lacks(*problem) for name in registry.names("baselines")}
+    methods = {name: parse(name) for name in registry.names("baselines")}
+    lacking = {
+        name: method.lacks(*problem) or ("trains first: name it" if method.needs_training else None)
+        for name, method in methods.items()
+    }
     able = tuple(name for name, why in lacking.items() if why is None)
     return able, {name: f"{name} {why}" for name, why in lacking.items() if why}
 

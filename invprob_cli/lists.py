@@ -21,6 +21,7 @@ FLAGS = {
         "needs_latent",
         "needs_gradient",
         "needs_network_gradient",
+        "needs_training",
         "particles",
     ),
 }

@@ -32,6 +32,7 @@ class Baseline(ABC):
     needs_latent: ClassVar[bool] = False  # a prior on the codes of an autoencoder
     needs_gradient: ClassVar[bool] = True  # through the operator
     needs_network_gradient: ClassVar[bool] = True
+    needs_training: ClassVar[bool] = False  # on simulated pairs, see `train`
     particles: ClassVar[bool] = False  # of SMC, resampled on the way; else independent samples
     step_size: ClassVar[str] = ""  # the setting that tuning may change
     paper: ClassVar[str] = ""  # settings of the paper, where ours differ: "steps=1000,..."

@@ -54,6 +54,7 @@ class NPSE(Baseline):
     summary = "a conditional denoiser trained on simulated pairs: the supervised rival of RTB"
     needs_linear = True
     needs_network_gradient = False
+    needs_training = True
     steps: int = 40
     pairs: int = 2**14
     updates: int = 3000
