@@ -392,8 +392,9 @@ def test_particles_that_share_their_ancestors_are_warned_of(
 def test_all_that_can_run_are_told_from_those_that_cannot() -> None:
     _, data = observation()
     able, left_out = runnable(data)
-    assert set(able) == set(SETTINGS) - {"repaint"} - LATENT
+    assert set(able) == set(SETTINGS) - {"repaint", "npse"} - LATENT
     assert left_out.pop("repaint") == "repaint is for inpainting alone, this is Blur"
+    assert left_out.pop("npse") == "npse trains first: name it"
     assert left_out == {n: f"{n} needs a latent prior, this one is of x itself" for n in LATENT}
     able, left_out = runnable(replace(data, operator=Blur((16, 16), border="zero")))
     assert set(able) | set(left_out) == set(SETTINGS)
