@@ -29,7 +29,7 @@ from priors.process import generators
 
 HEAD = """# What a step of RTB costs
 
-Made by `python examples/step_cost.py`: a 64x64 {operator}, the prior `galaxies-64`, {paths} paths,
+Made by `python examples/step_cost.py --steps {steps} --paths {paths}`: a 64x64 {operator}, the prior `galaxies-64`, {paths} paths,
 a chain of {steps} steps; CPU seconds on one thread, each the second of two.
 
 | | seconds |
