@@ -29,8 +29,9 @@ from priors.process import generators
 
 HEAD = """# What a step of RTB costs
 
-Made by `python examples/step_cost.py`: a 64x64 {operator}, the prior `galaxies-64`, {paths} paths,
-a chain of {steps} steps; CPU seconds on one thread, each the second of two.
+Made by `python examples/step_cost.py --steps {steps} --paths {paths}`: a
+64x64 {operator}, the prior `galaxies-64`, {paths} paths, a
+chain of {steps} steps; CPU seconds on one thread, each the second of two.
 
 | | seconds |
 |---|---:|
