@@ -12,7 +12,7 @@ DEPTHS = ("uniform", "adaptive")
 POLICIES = ("guided", "lora", "full")  # see `invprob.policy` and `invprob.fine_tuned`
 # what `--quality` asks for: a first look, minutes, and most of an hour on a 64x64 lens
 QUALITIES: dict[str, dict[str, Any]] = {
-    "draft": {"warm_steps": 100, "rtb_steps": 3},
+    "draft": {"warm_steps": 50, "rtb_steps": 2},
     "default": {},
     "high": {"finer": 2, "warm_steps": 400, "rtb_steps": 8},
 }
@@ -29,7 +29,7 @@ class TrainConfig:
     blocks: int = 3
     rank: int = 8  # of the adapters of lora
     guidance: float = 0.0  # share of the guided shift that lora and full begin with
-    warm_steps: int = 200  # of a policy that reads data; one without guidance has no warm start
+    warm_steps: int = 100  # of a policy that reads data; one without guidance has no warm start
     warm_batch: int = 32
     warm_times: int = 4  # noise levels met in one warm-start batch
     warm_rate: float = 1e-3
@@ -54,7 +54,7 @@ class TrainConfig:
     max_bad_steps: int = 5  # non-finite losses before training stops
     certified: int = 64  # samples behind the certificate
     twins: int = 8  # simulated observations behind its EUBO - ELBO gap
-    twin_paths: int = 4  # rollouts of each
+    twin_paths: int = 2  # rollouts of each: twins differ more than these
 
     def __post_init__(self) -> None:
         at_least = {
