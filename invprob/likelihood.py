@@ -40,9 +40,7 @@ from priors.base import Bounded, Covariance
 
 CG_ITERATIONS = 150  # at most, for one shift: a truncated solve is a policy too, and never a bias
 CG_TOLERANCE = 1e-2  # relative residual at which the shift's linear solve stops
-TANGENT_STEPS = (
-    2  # at most, of conjugate gradients on the covariance that costs a network evaluation
-)
+TANGENT_STEPS = 2  # at most, of conjugate gradients on the tangent: each evaluates the network
 TANGENT_TOLERANCE = 1e-3  # squared residual, in its preconditioned norm, at which they stop
 TANGENT_CG_TOLERANCE = 0.1  # relative residual at which the preconditioner's own solves stop
 GN_STEPS = 4  # Gauss-Newton steps where operator or noise are not linear or Gaussian

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invprob.baselines.base import common_sigma
 from invprob.likelihood import Likelihood
+from invprob.trajectory import Twisted
 from operators.base import LinearOperator
 from operators.errors import UnknownName
 from priors.base import Prior
@@ -44,3 +45,19 @@ class Modes:
     def state(self, modes: Tensor) -> Tensor:
         """Return sum_k v_k modes_k, (B, *z_shape), of (B, K)."""
         return self._prior.encode(self._prior.scale * self._svd.v(modes))
+
+    def conditioned(self, mean: Tensor, variance: float, target: Tensor, width: Tensor) -> Twisted:
+        """Return the step N(mean, variance I) given that v_k . z + N(0, width_k) is `target` (B, K).
+
+        width (K,) is infinite where nothing is known of a mode.
+        """
+        gain = variance / (variance + width)
+        toward = self.state(gain * (target - self.of(mean)))
+        narrower = (1 - gain).sqrt()
+
+        def spread(eps: Tensor) -> Tensor:
+            inside = self.state((narrower - 1) * self.of(eps))
+            root: Tensor = variance**0.5 * (eps + inside)
+            return root
+
+        return Twisted(mean + toward, spread, float(narrower.double().log().sum()))

@@ -52,16 +52,7 @@ class FPSSMC(Baseline):
             potential = torch.where(modes.seen, off.square() / width(t) + width(t).log(), 0.0)
 
             def twist(mean: Tensor, variance: float) -> Twisted:
-                gain = variance / (variance + width(s))  # zero where nothing is seen
-                toward = modes.state(gain * (schedule.alpha(s) * modes.y - modes.of(mean)))
-                narrower = (1 - gain).sqrt()
-
-                def spread(eps: Tensor) -> Tensor:
-                    inside = modes.state((narrower - 1) * modes.of(eps))
-                    root: Tensor = variance**0.5 * (eps + inside)
-                    return root
-
-                return Twisted(mean + toward, spread, float(narrower.double().log().sum()))
+                return modes.conditioned(mean, variance, schedule.alpha(s) * modes.y, width(s))
 
             foreseen = -potential.double().sum(1) / 2
             return Move(prior.denoise(z, t), twist=twist, foreseen=foreseen)

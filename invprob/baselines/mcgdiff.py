@@ -66,16 +66,8 @@ class MCGDiff(Baseline):
             ahead, here = modes.seen & (place > i), modes.seen & (place == i)
 
             def twist(mean: Tensor, variance: float) -> Twisted:
-                gain = torch.where(ahead, variance / (variance + width(s)), 0.0)
-                toward = modes.state(gain * (schedule.alpha(s) * modes.y - modes.of(mean)))
-                narrower = (1 - gain).sqrt()
-
-                def spread(eps: Tensor) -> Tensor:
-                    inside = modes.state((narrower - 1) * modes.of(eps))
-                    root: Tensor = variance**0.5 * (eps + inside)
-                    return root
-
-                return Twisted(mean + toward, spread, float(narrower.double().log().sum()))
+                known = torch.where(ahead, width(s), torch.inf)
+                return modes.conditioned(mean, variance, schedule.alpha(s) * modes.y, known)
 
             met = _log_density(off, rest, here) + (constant if i == 0 else 0.0)
             foreseen = _log_density(off, width(t) / alpha**2, ahead)
