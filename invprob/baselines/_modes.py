@@ -47,7 +47,7 @@ class Modes:
         return self._prior.encode(self._prior.scale * self._svd.v(modes))
 
     def conditioned(self, mean: Tensor, variance: float, target: Tensor, width: Tensor) -> Twisted:
-        """Return the step N(mean, variance I) given that v_k . z + N(0, width_k) is `target` (B, K).
+        """Return N(mean, variance I) given that v_k . z + N(0, width_k) is `target` (B, K).
 
         width (K,) is infinite where nothing is known of a mode.
         """
