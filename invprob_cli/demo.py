@@ -13,11 +13,12 @@ from invprob_cli.certificate import certificate_table
 OPERATOR, PRIOR = "lensing", "galaxies-64"
 TRAINING: dict[str, Any] = {
     "steps": 40,
-    "warm_steps": 60,
+    "warm_steps": 20,
     "rtb_steps": 2,
-    "paths": 8,
-    "certified": 32,
-    "twin_paths": 2,
+    "paths": 4,
+    "certified": 8,
+    "twins": 6,
+    "twin_paths": 1,
 }
 SAMPLES = 32
 

@@ -391,6 +391,7 @@ def test_an_operator_that_is_not_linear_goes_the_whole_way(
     refused(train, 2, "Opaque has no gradient")
 
 
+@pytest.mark.slow
 def test_one_amortised_run_samples_other_observations_and_is_refined(folder: Path) -> None:
     Path("ranges.toml").write_text('"noise.scale" = { log = [0.5, 2.0] }')
     other = SIMULATE.replace("--seed 3", "--seed 5").replace("0.2", "0.3")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -164,10 +165,20 @@ def samples(
     return certified(found, likelihood.noise.count(likelihood.operator.y_shape), seed=0)[0]
 
 
+def marks(name: str) -> Any:
+    """One that trains is slow."""
+    return pytest.mark.slow if parse(name).needs_training else ()
+
+
+def rows(names: Iterable[str]) -> list[Any]:
+    """The names in order, as parameters of a test."""
+    return [pytest.param(name, marks=marks(name)) for name in sorted(names)]
+
+
 def claimed() -> list[Any]:
     """Every method with every operator that it does not refuse."""
     return [
-        pytest.param(name, operator, id=f"{name}-{type(operator).__name__}")
+        pytest.param(name, operator, marks=marks(name), id=f"{name}-{type(operator).__name__}")
         for name in sorted(SETTINGS)
         for operator in OPERATORS
         if short(name).lacks(home(name), operator, Gaussian(SIGMA, operator.data_mask)) is None
@@ -230,7 +241,7 @@ def test_improves_on_the_prior(name: str, operator: ForwardOperator) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    sorted(n for n in set(SETTINGS) - LATENT if not short(n).lacks(CODES, VIEW, Gaussian(SIGMA))),
+    rows(n for n in set(SETTINGS) - LATENT if not short(n).lacks(CODES, VIEW, Gaussian(SIGMA))),
 )
 def test_methods_for_any_prior_go_through_its_decoder(name: str) -> None:
     _, likelihood = simulated(VIEW, Gaussian(SIGMA), CODES)
@@ -252,7 +263,7 @@ def test_latent_methods_run_on_an_autoencoder(name: str) -> None:
     assert (draws.chi2 < blind.chi2).all()
 
 
-@pytest.mark.parametrize("name", sorted(set(SETTINGS) - {"repaint"} - LATENT))
+@pytest.mark.parametrize("name", rows(set(SETTINGS) - {"repaint"} - LATENT))
 def test_sample_does_not_depend_on_the_batch(name: str) -> None:
     prior = GaussianPrior.default((6,))
     matrix = np.random.default_rng(0).normal(size=(3, 6))
@@ -269,7 +280,7 @@ def test_latent_sample_does_not_depend_on_the_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", sorted(n for n in SETTINGS if not short(n).lacks(FIELD, Denoising((8, 8)), COUNTS))
+    "name", rows(n for n in SETTINGS if not short(n).lacks(FIELD, Denoising((8, 8)), COUNTS))
 )
 def test_noise_that_is_not_gaussian_is_fitted(name: str) -> None:
     _, likelihood = simulated(Denoising((8, 8)), COUNTS)
@@ -345,6 +356,7 @@ def test_compare_counts_evaluations_and_scores_each_method() -> None:
     assert dps.scores["rmse"] is not None and dps.scores["rmse"] < 1
 
 
+@pytest.mark.slow
 def test_an_amortised_network_is_trained_once_for_an_instrument(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -125,6 +125,7 @@ def test_rows_are_means_with_their_standard_errors() -> None:
     assert "crps" not in alone["se"]
 
 
+@pytest.mark.slow
 def test_command_compares_several_observations_and_seeds(folder: Path) -> None:
     truths = FIELD.decode(FIELD.draw(2, seed=3))
     y = Gaussian(0.1).sample(Blur((8, 8))(truths), torch.Generator().manual_seed(0)).numpy()

@@ -80,6 +80,7 @@ def test_ranks_train_the_weights_of_one_process(tmp_path: Path) -> None:
     assert not close(trained(STEPS - 1)[0], alone)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_ranks_goes_on_alone(tmp_path: Path) -> None:
     state, _ = on_ranks(2, trained, tmp_path, 5)[0]
     ours = trainer()

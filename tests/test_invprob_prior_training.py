@@ -222,6 +222,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_state(images: Path, tmp_path: 
     assert all(value.isfinite().all() for value in kept.values())
 
 
+@pytest.mark.slow
 def test_command_trains_a_prior_that_inference_takes(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

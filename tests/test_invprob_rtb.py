@@ -117,6 +117,7 @@ def gmm() -> Problem:
     return linear_problem("five", prior, np.array([[0.3, 1.0]]), 0.8, np.array([3.0]))
 
 
+@pytest.mark.slow
 def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
     """log Z within 0.1 before and after 15 RTB steps, which raise the ELBO by 0.4 nats.
 

@@ -249,6 +249,7 @@ def test_command_trains_a_latent_prior(tmp_path: Path, monkeypatch: pytest.Monke
     refused(f"{LATENT} --out mine", 1, "autoencoder.steps 2, now None")
 
 
+@pytest.mark.slow
 def test_command_refuses_what_suits_no_autoencoder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

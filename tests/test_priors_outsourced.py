@@ -114,6 +114,7 @@ def test_products_with_the_derivative_count_as_evaluations() -> None:
     assert count.operator > 2 * 8  # values, and products of conjugate gradients
 
 
+@pytest.mark.slow
 def test_guidance_alone_gives_the_noise_of_a_linear_generator() -> None:
     problem, config = OutsourcedSuite().problem("linear"), replace(SMALL, twins=4)
     found = benchmark(problem, ("guided",), n=300, config=config)
@@ -207,6 +208,7 @@ def test_every_item_of_a_batch_is_guided_alone() -> None:
     torch.testing.assert_close(many.delta[1:2], one.delta, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_commands_use_a_users_generator(folder: Path) -> None:
     Path("mine.py").write_text(OWN)
     steps = "--warm-steps 2 --rtb-steps 1 --paths 4 --set twins=2 --set certified=8"
