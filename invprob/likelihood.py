@@ -167,15 +167,15 @@ class Likelihood:
             image = torch.where(precision > 0, jacobian(spread) + variance * direction, 0.0)
             curvature = _dot(direction, image)
             step = torch.where((size > goal) & (curvature > 0), size / curvature, 0.0)
-            delta = delta + _column(step, delta) * spread
-            residual = residual - _column(step, residual) * image
+            delta = delta + column(step, delta) * spread
+            residual = residual - column(step, residual) * image
             before = own
             own, remains = solve(residual, TANGENT_CG_TOLERANCE)
-            rest = torch.where(_column(step, rest) > 0, remains, rest)
+            rest = torch.where(column(step, rest) > 0, remains, rest)
             new = _dot(residual, own)
             # the preconditioner is inexact: Polak and Ribiere's factor, which forgets what misleads
             factor = ((new - _dot(residual, before)) / size).nan_to_num().clamp(min=0)
-            direction = own + _column(factor, direction) * direction
+            direction = own + column(factor, direction) * direction
             size = torch.where(step > 0, new, 0.0)
         return delta + rest, potential
 
@@ -289,6 +289,6 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() * b.double()).flatten(1).sum(1)
 
 
-def _column(a: Tensor, like: Tensor) -> Tensor:
-    """Return a (B,) as (B, 1, ...) in the type and dimensions of `like`."""
-    return a.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+def column(values: Tensor, like: Tensor) -> Tensor:
+    """Return one value per item, (B,), shaped to multiply `like` (B, ...)."""
+    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

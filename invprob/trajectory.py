@@ -23,7 +23,7 @@ from torch import Tensor
 
 from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
-from priors.base import Prior
+from priors.base import Covariance, Prior
 from priors.process import randn
 
 if TYPE_CHECKING:
@@ -131,13 +131,24 @@ def guide(
         if clean is None:
             clean = prior.denoise(z, t)
         covariance = prior.covariance(z, t, clean)
-        if not prior.guided_in_x:
-            within = Decoded(likelihood.operator, prior)
-            return Guidance(clean, *likelihood.guidance(clean, covariance, within))
-        x = prior.decode(clean)
-        delta, score, potential = likelihood.guidance(x, covariance)
-        moved = prior.encode(x + delta) - prior.encode(x)
-        return Guidance(clean, moved, prior.pull(clean, score), potential)
+        delta, score, potential = proximal(prior, likelihood, clean, covariance)
+        pulled = prior.pull(clean, score) if prior.guided_in_x else score
+        return Guidance(clean, delta, pulled, potential)
+
+
+def proximal(
+    prior: Prior, likelihood: Likelihood, clean: Tensor, covariance: Covariance
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the shift of zhat_0 to the data, (B, *z_shape), score and potential.
+
+    As `Likelihood.guidance` gives them, with the covariance and the score those of x, or of z where
+    the prior is not guided in x (`Prior.covariance`).
+    """
+    if not prior.guided_in_x:
+        return likelihood.guidance(clean, covariance, Decoded(likelihood.operator, prior))
+    x = prior.decode(clean)
+    delta, score, potential = likelihood.guidance(x, covariance)
+    return prior.encode(x + delta) - prior.encode(x), score, potential
 
 
 def step_log_ratio(noise: Tensor, shift: Tensor, variance: float) -> Tensor:

@@ -131,13 +131,18 @@ class Caustics(LinearOperator, Adapter):
     """
 
     def _apply(self, x: Tensor) -> Tensor:
-        y = self._simulated(x)
-        if bool(self._simulated(torch.zeros_like(x[:1])).any()):
+        if not self._dark:
             raise ObservationError(
                 f"{type(self).__name__} has light without a source, which is not linear: leave the "
                 "lens' own light out, and subtract it from the data"
             )
-        return y
+        return self._simulated(x)
+
+    @cached_property
+    def _dark(self) -> bool:
+        """Whether there is no light without a source."""
+        with torch.inference_mode(False), torch.no_grad():
+            return not bool(self._simulated(torch.zeros(1, *self.shape)).any())
 
     def _simulated(self, x: Tensor) -> Tensor:
         y: Tensor = torch.func.vmap(self._simulator(x))(x.flatten(1))

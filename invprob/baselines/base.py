@@ -10,12 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invprob.decoded import Decoded
-from invprob.likelihood import Likelihood
+from invprob.likelihood import Likelihood, column
 from invprob.trajectory import Noise, Propose
 from operators.base import ForwardOperator
 from operators.noise import Gaussian, NoiseModel
-from priors.base import Covariance, Prior
+from priors.base import Prior
 
 POWER_ITERATIONS = 12  # their product bounds an eigenvalue from below, within some 10%
 
@@ -138,19 +137,6 @@ def flowed(
     return prior.denoise(z, t)
 
 
-def proximal(prior: Prior, likelihood: Likelihood, clean: Tensor, covariance: Covariance) -> Tensor:
-    """Return the shift of zhat_0 to the data, (B, *z_shape), given the covariance of its error.
-
-    That is of x, or of z where the prior is not guided in x (`Prior.covariance`).
-    """
-    if not prior.guided_in_x:
-        within = Decoded(likelihood.operator, prior)
-        return likelihood.guidance(clean, covariance, within)[0]
-    x = prior.decode(clean)
-    delta = likelihood.guidance(x, covariance)[0]
-    return prior.encode(x + delta) - prior.encode(x)
-
-
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """Return that of a symmetric, not negative map on (B, ...), per item, (B,) float64.
 
@@ -174,8 +160,3 @@ def time_travel(grid: tuple[float, ...], jump: int, walks: int) -> tuple[float, 
         block = grid[start + 1 : start + 1 + jump]
         path += [*block, *(walks - 1) * (grid[start], *block)]
     return tuple(path)
-
-
-def column(values: Tensor, like: Tensor) -> Tensor:
-    """Return one value per item, (B,), shaped to multiply `like` (B, ...)."""
-    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))

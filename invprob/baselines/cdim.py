@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, column, misfit_slope
-from invprob.likelihood import Likelihood
+from invprob.baselines.base import Baseline, misfit_slope
+from invprob.likelihood import Likelihood, column
 from invprob.trajectory import Move, Propose
 from priors.base import Prior
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, column, flowed, largest_eigenvalue
+from invprob.baselines.base import Baseline, flowed, largest_eigenvalue
 from invprob.decoded import Decoded
-from invprob.likelihood import Likelihood
+from invprob.likelihood import Likelihood, column
 from invprob.trajectory import Move, Noise, Propose
 from priors.base import Prior
 

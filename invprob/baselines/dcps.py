@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, column
-from invprob.likelihood import Likelihood
+from invprob.baselines.base import Baseline
+from invprob.likelihood import Likelihood, column
 from invprob.trajectory import Move, Noise, Propose
 from priors.base import Prior
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, proximal
+from invprob.baselines.base import Baseline
 from invprob.likelihood import Likelihood
-from invprob.trajectory import Move, Noise, Propose
+from invprob.trajectory import Move, Noise, Propose, proximal
 from priors.base import Prior
 
 
@@ -39,7 +39,7 @@ class DiffPIR(Baseline):
             clean = prior.denoise(z, t)
             unit = prior.scale if prior.guided_in_x else 1.0
             variance = (unit * schedule.rho(t)) ** 2 / self.strength
-            fitted = clean + proximal(prior, likelihood, clean, variance)
+            fitted = clean + proximal(prior, likelihood, clean, variance)[0]
             old = (z - schedule.alpha(t) * fitted) / schedule.sigma(t)
             s = times[i + 1]
 

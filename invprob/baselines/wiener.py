@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, proximal
+from invprob.baselines.base import Baseline
 from invprob.likelihood import Likelihood
-from invprob.trajectory import Move, Noise, Propose
+from invprob.trajectory import Move, Noise, Propose, proximal
 from operators.noise import Gaussian
 from priors.base import Covariance, Prior
 
@@ -49,7 +49,7 @@ class Wiener(Baseline):
             def leap(noise: Noise) -> Tensor:
                 drawn = kernel.mean(z, clean) + kernel.variance**0.5 * noise()
                 noised = replace(likelihood, y=likelihood.y + _noise(likelihood, noise))
-                change = proximal(prior, noised, prior.denoise(drawn, s), covariance)
+                change = proximal(prior, noised, prior.denoise(drawn, s), covariance)[0]
                 moved: Tensor = drawn + schedule.alpha(s) * change
                 return moved
 
