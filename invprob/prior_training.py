@@ -209,7 +209,7 @@ def first_bank(prior: Pixel) -> torch.Tensor:
 def finish(prior: Pixel, bank: int) -> None:
     """Draw the bank of a trained prior and measure its residuals."""
     prior.bank = torch.cat([prior.banked(z) for z in chain_states(prior, bank)]).half()
-    model = ResidualModel.fit(prior, RESIDUAL_SEED)
+    model = ResidualModel.fit(prior, RESIDUAL_SEED) if prior.guided_in_x else None
     prior.config = replace(prior.config, residual_model=model, residuals=prior.residuals)
 
 

@@ -5,16 +5,16 @@
 A folder in diffusers layout (`unet/`, `scheduler/`, `vae/`) with `invprob.json`; its bank holds
 codes. The prior is what D makes of the chain: no other image has a density.
 
-Guidance shifts the decoded estimate x = D(zhat_0) as that of a pixel prior, with the measured
-covariance of its error, and the encoder E takes the shift to the codes: E(x + delta) - E(x). That
-is as good as E is an inverse of D; path weights are exact for any shift. Without the measured
-covariance guidance works in z, by Gauss-Newton through the derivative of D.
+Guidance works in z, by Gauss-Newton through the derivative of D, with the measured covariance of
+the code's error. To shift the decoded estimate as that of a pixel prior, and to take the shift back
+by the encoder, costs a tenth, but leaves the images that D can make: 150 nats of ELBO on a lensed
+galaxy.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from priors._autoencoder import Autoencoder
-from priors.base import Covariance, Prior
+from priors._code_covariance import CodeCovariance
+from priors.base import Covariance
 from priors.pixel import Pixel, PixelConfig
 
 
@@ -38,6 +39,7 @@ class Latent(Pixel):
 
     summary = "diffusion prior on the codes of an autoencoder (AutoencoderKL or VQModel)"
     isometric = False
+    guided_in_x = False
 
     def __init__(
         self,
@@ -51,16 +53,17 @@ class Latent(Pixel):
     ) -> None:
         """Wrap an autoencoder and a network for its codes, see `Pixel`; the bank holds codes."""
         super().__init__(network, config, log_rho, prediction, bank, timesteps)
-        self.autoencoder, self.guided_in_x = autoencoder, config.residual_model is not None
+        self.autoencoder = autoencoder
         self.z_shape = autoencoder.z_shape(config.x_shape)
 
+    @cached_property
+    def code_covariance(self) -> CodeCovariance:
+        """Cov(z_0 | z_t), measured on the bank at first use: seconds for the shipped prior."""
+        return CodeCovariance.fit(self)
+
     def covariance(self, z: Tensor, t: float, clean: Tensor) -> Covariance:
-        """Return the measured Cov(x | z_t = z); the variance of the code's numbers without one."""
-        model = self.config.residual_model
-        if model is None:
-            return Prior.covariance(self, z, t, clean)
-        apply = model.spread(t, self.decode(clean) / self.scale, math.inf)
-        return lambda u: self.scale**2 * apply(u)
+        """Return the measured Cov(z_0 | z_t = z)."""
+        return self.code_covariance.at(t)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return images (B, H, W) in physical units of codes z (B, *z_shape)."""

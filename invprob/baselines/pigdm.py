@@ -75,6 +75,6 @@ def twisted(
 
 
 def guess(prior: Prior, t: float) -> float:
-    """Return the paper's variance of x given z_t: that of a white prior of unit variance in z."""
-    rho2 = prior.schedule.rho(t) ** 2
-    return prior.scale**2 * rho2 / (1 + rho2)
+    """Return the paper's variance of x, or of z, given z_t: that of a white prior in z."""
+    rho2, unit = prior.schedule.rho(t) ** 2, prior.scale if prior.guided_in_x else 1.0
+    return unit**2 * rho2 / (1 + rho2)
