@@ -178,7 +178,7 @@ def test_the_covariance_of_codes_is_measured() -> None:
     assert (found - truth).norm() < 0.15 * truth.norm()
     assert measured.shrinkage[-1] < 0.5 < measured.shrinkage[0]  # white at low noise alone
     white = _shrinkage(torch.randn(20, 200, generator=torch.Generator().manual_seed(0)) / 20**0.5)
-    assert white[0] > 0.95 and abs(white[1] - 1) < 0.05
+    assert white[0] > 0.9 and abs(white[1] - 1) < 0.05
 
 
 def test_whitened_codes_have_unit_variance_and_the_same_images() -> None:
