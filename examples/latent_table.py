@@ -34,27 +34,27 @@ PROBLEMS: dict[str, ForwardOperator] = {
     "lensing": Lensing.default(SHAPE),
 }
 CONFIG = TrainConfig(
-    warm_steps=100, rtb_steps=6, paths=8, certified=2, twins=2, twin_paths=1, seed=1
+    warm_steps=60, rtb_steps=4, paths=8, certified=2, twins=2, twin_paths=1, seed=1
 )
-# so many steps that a sample costs about what one of RTB does, whose chain has 50
+# so many steps that a sample costs about half of what one of RTB does, whose chain has 50
 METHODS = (
-    "latent_dps:steps=50",
-    "psld:steps=50",
-    "resample:steps=30,every=5,iterations=20",
-    "latent_daps:steps=15,langevin_steps=5",
-    "copaint:steps=12",
+    "latent_dps:steps=300",
+    "psld:steps=300",
+    "resample:steps=150,every=5,iterations=20",
+    "latent_daps:steps=30,langevin_steps=5",
+    "copaint:steps=36",
 )
 COLUMNS = {
     "network evaluations": "network_evaluations", "ELBO": "elbo", "CRPS": "crps", "RMSE": "rmse",
-    "90% intervals hold": "coverage_90", "chi2 / pixel": "chi2_per_pixel",
+    "90% intervals hold": "coverage_90", "chi2 / pixel": "chi2_per_pixel", "seconds": "seconds",
 }  # fmt: skip
 HEAD = """\
 Made by `python examples/latent_table.py`: {n} samples of each of {seeds} observations, whose truths
 are draws of `{prior}`, 64x64 px, peak about 1, seen with noise of {sigma}. Inpainting lacks the
 central 20x20 px; lensing is the default lens with its PSF. RTB is one policy for all observations
 of a problem: {warm} steps of warm start, then {rtb} of RTB with {paths} paths each, minutes on one
-CPU core. The others' steps are such that a sample costs about what one of RTB does; fewer than
-their papers' and than their defaults here. Mean ± standard deviation over
+CPU core. The others take so many steps that a sample costs about half of what one of RTB does;
+seconds are those of all {n} samples on one core. Mean ± standard deviation over
 observations; the ELBO, in nats, is of the uncorrected samples, and methods whose moves have no
 density have none. 90% intervals should hold 90% of the bright pixels (above a tenth of the truth's
 peak); {n} samples are the fewest that give them. *worse* counts the observations on which a
