@@ -7,8 +7,9 @@ The generator may be a GAN's, the decoder of a VAE, a flow, or the deterministic
 diffusion model: the posterior is drawn in its noise (Venkatraman et al. 2025, arXiv 2502.06999),
 where the denoiser is exact and costs nothing.
 
-A folder holds `vae/` (the decoder of an autoencoder) and `invprob.json`. `file.py:function` is the
-user's own generator: it maps z (B, *z_shape) to x (B, *x_shape), batch items apart from each other,
+A folder holds `vae/` (the decoder of an autoencoder), `invprob.json` and, where the codes are not
+themselves normal, `flow/` (a flow from noise to codes). `file.py:function` is the user's own
+generator: it maps z (B, *z_shape) to x (B, *x_shape), batch items apart from each other,
 and says `function.z_shape = (...)`; an `nn.Module` with that attribute is one too.
 """
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from operators.errors import NotDifferentiable, ObservationError
 from priors._autoencoder import Autoencoder
+from priors._code_flow import FOLDER, CodeFlow, Flowed
 from priors.base import Prior
 from priors.pixel import FORMAT_VERSION, read_facts, weights_digest
 from priors.process import Schedule, generators, randn
@@ -86,18 +88,22 @@ class Outsourced(Prior):
 
     def save(self, folder: Path, summary: str = "") -> None:
         """Write the prior folder; raises ObservationError where x is no autoencoder's."""
-        if not isinstance(self.generator, Autoencoder):
+        decoder = self.generator
+        if isinstance(decoder, Flowed):
+            decoder.flow.save(folder)
+            decoder = decoder.autoencoder
+        if not isinstance(decoder, Autoencoder):
             raise ObservationError(
                 "only the decoder of an autoencoder has a folder: keep other generators as "
                 "file.py:function"
             )
-        self.generator.save(folder)
+        decoder.save(folder)
         facts = {
             "module": "outsourced",
             "version": FORMAT_VERSION,
             "x_shape": self.x_shape,
-            "scale": self.generator.scale,
-            "patch": self.generator.patch,
+            "scale": decoder.scale,
+            "patch": decoder.patch,
             "steps": self.steps,
             "unit": self.unit,
             "summary": summary,
@@ -122,4 +128,6 @@ class Outsourced(Prior):
         facts = read_facts(folder)
         autoencoder = Autoencoder.load(folder, facts["scale"], facts["patch"])
         z_shape = autoencoder.z_shape(facts["x_shape"])
-        return cls(autoencoder, z_shape, facts["steps"], facts["unit"])
+        flowed = (folder / FOLDER).is_dir()
+        generator = Flowed(CodeFlow.load(folder), autoencoder) if flowed else autoencoder
+        return cls(generator, z_shape, facts["steps"], facts["unit"])

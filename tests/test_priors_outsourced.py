@@ -23,9 +23,13 @@ from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from operators.linear import Linear
 from operators.noise import Gaussian
 from operators.phase_retrieval import PhaseRetrieval
+from priors._autoencoder import Autoencoder
+from priors._code_flow import CodeFlow, FlowConfig, Flowed, FlowTraining, train_flow
 from priors.outsourced import Outsourced
 from tests.conftest import document, invoke, refused
 from tests.test_invprob_benchmark import SMALL
+from tests.test_priors_latent import PATCH, SCALE
+from tests.test_priors_latent import coder as network
 
 
 def perceptron(seed: int, sides: tuple[int, int, int]) -> Generator:
@@ -48,6 +52,32 @@ def test_noise_is_standard_normal_with_its_exact_denoiser() -> None:
         assert float(error) == pytest.approx(prior.covariance(z, t, z), rel=0.05)
         for factor in (0.9, 1.1):
             assert (factor * prior.denoise(z, t) - z0).square().mean() > error
+
+
+def test_a_flow_takes_noise_to_codes_that_are_not_normal(tmp_path: Path) -> None:
+    """To two narrow modes of unequal weight; the folder gives the same images back."""
+    rng = np.random.default_rng(0)
+    centres = np.where(rng.random(4096) < 0.25, -1.5, 1.0)
+    mean = torch.from_numpy(centres).float().view(-1, 1, 1, 1) * torch.ones(1, 3, 4, 4)
+    torch.manual_seed(0)
+    flow = CodeFlow(FlowConfig((3, 4, 4), width=96, blocks=2))
+    train_flow(flow, mean, torch.full_like(mean, 0.1), FlowTraining(1000, 128, 3e-3, ema=0.98))
+    coder = Autoencoder(network(scaling_factor=1.0), SCALE, PATCH)
+    made = Outsourced(Flowed(flow, coder), (3, 4, 4))
+    with torch.no_grad():
+        codes = flow(made.draw(1000, seed=0)).flatten(1)
+    near = (codes.mean(1, keepdim=True) - torch.tensor([-1.5, 1.0])).abs()
+    assert float((near.amin(1) < 0.3).float().mean()) > 0.9  # noise lies near 0
+    assert float((near[:, 0] < near[:, 1]).float().mean()) == pytest.approx(0.25, abs=0.06)
+    assert float(codes.std(1).median()) < 0.2  # that of noise is 1
+    made.save(tmp_path)
+    prior = registry.load_prior(tmp_path)
+    z = prior.draw(2, seed=1)
+    torch.testing.assert_close(prior.decode(z), made.decode(z), atol=2e-3, rtol=0)
+    weights = tmp_path / "flow" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ObservationError, match="sha256"):
+        registry.load_prior(tmp_path)
 
 
 @pytest.mark.parametrize(
