@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from invprob.prior_folders import LEARNED, OWN, read, read_foreign
 from operators.errors import ObservationError, UnknownName
 
 if TYPE_CHECKING:
@@ -61,12 +62,10 @@ BASES = {
     "noises": "NoiseModel",
 }
 WEIGHTS = ROOT / "priors" / "weights"
-LEARNED = ("latent", "outsourced", "pixel")  # of `priors/`: nothing without a folder
-FOLDER_MODULES = (*LEARNED, "random_field")  # each reads its own folders
 SHARED = {  # modules that serve the others and are not themselves of the kind
     "operators": {"adapters", "base", "errors"},
     "noises": {"base"},
-    "priors": {"base", "process", "training", *LEARNED},
+    "priors": {"base", "process", "training", *LEARNED},  # nothing without a folder
     "baselines": {"base"},
     "suites": {"base"},
     "simulators": set(),
@@ -139,11 +138,11 @@ def load_prior(name: str | Path, x_shape: tuple[int, ...] | None = None) -> Prio
 def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
     """Return the prior of that name, of that shape where it comes in any."""
     text, folder = str(name), prior_folder(name)
-    if (folder / "invprob.json").is_file():
-        loaded = _load_folder(folder)
+    if (folder / OWN).is_file():
+        loaded = read(folder)
         return loaded.on(tuple(x_shape)) if x_shape else loaded
     if (folder / "unet" / "config.json").is_file():
-        return _load_foreign(folder)
+        return read_foreign(folder)
     if "/" in text and ":" not in text:
         raise UnknownName(
             f"no prior folder {text!r} (one that holds invprob.json, or diffusers' unet/ and "
@@ -158,54 +157,6 @@ def _load_prior(name: str | Path, x_shape: tuple[int, ...] | None) -> Prior:
         return Outsourced.of(found)
     prior: Prior = found.default(tuple(x_shape)) if x_shape else found.default()
     return prior
-
-
-def _refuse_links(folder: Path) -> None:
-    """Raise ObservationError on a link that leads out of a prior's folder.
-
-    Those of the hub's cache lead from snapshots to blobs of the same repository.
-    """
-    home = folder.resolve()
-    home = home.parents[1] if home.parent.name == "snapshots" else home
-    for file in folder.rglob("*") if folder.is_dir() else ():
-        if not file.resolve().is_relative_to(home):
-            raise ObservationError(
-                f"{file} is a link to {file.resolve()}, out of the prior's folder, which is "
-                "refused: put a copy there"
-            )
-
-
-def _load_folder(folder: Path) -> Prior:
-    """Return the prior of a folder, read by the module of `priors/` that its invprob.json names."""
-    from priors.base import Prior
-
-    _refuse_links(folder)
-    file = folder / "invprob.json"
-    try:
-        name = json.loads(file.read_text()).get("module", "pixel")
-    except (OSError, ValueError, AttributeError) as error:
-        raise ObservationError(f"{file}: not a readable JSON object ({error})") from error
-    if name not in FOLDER_MODULES:
-        raise ObservationError(
-            f"{file} names the module {name!r}; needed one of {', '.join(FOLDER_MODULES)}"
-        )
-    module = importlib.import_module(f"priors.{name}")
-    cls: Any = next(iter(_defined(module, Prior).values()))
-    prior: Prior = cls.load(folder)
-    return prior
-
-
-def _load_foreign(folder: Path) -> Prior:
-    """Return the prior of a folder that diffusers saved, which draws its bank when first asked."""
-    from invprob.prior_training import first_bank
-    from priors._autoencoder import folder_of
-    from priors.latent import Latent
-    from priors.pixel import Pixel
-
-    _refuse_links(folder)
-    loaded = Latent.load(folder) if folder_of(folder) else Pixel.load(folder)
-    loaded.chain = first_bank
-    return loaded
 
 
 def prior_folder(name: str | Path) -> Path:
