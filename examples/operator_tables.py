@@ -82,7 +82,7 @@ SHORT: dict[str, Any] = {
     "twins": 4, "twin_paths": 1,
 }  # fmt: skip
 CASES: dict[str, tuple[Scene, dict[str, Any]]] = {
-    "tomography": (Scene(), SHORT),
+    "tomography": (SCENES["tomography"], SHORT),
     "lensing": (Scene(), {}),
     "black_hole": (Scene(), SHORT),
     "phase_retrieval": (SCENES["phase_retrieval"], SHORT),
