@@ -13,8 +13,9 @@ import argparse
 import math
 from pathlib import Path
 
+from invprob.prior_card import report
 from invprob.prior_quality import sheet
-from invprob.prior_training import SHEET, check_exact, draw_chain, report
+from invprob.prior_training import SHEET, check_exact, draw_chain
 from priors.random_field import RandomField
 
 TAU, SLOPE = 7.0, 2.5  # of the unit square

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,19 @@ import torch
 
 from invprob.latent_training import STEPS as CHAIN
 from invprob.latent_training import network, trained_coder
+from invprob.prior_card import card
 from invprob.prior_data import Split, split
 from invprob.prior_quality import Quality, check, sheet, validation
+from invprob.prior_recipe import PARTS, Recipe
 from invprob.trajectory import Progress, batches, prior_paths
 from operators.errors import ObservationError, RunError
 from priors._autoencoder import Autoencoder
-from priors._autoencoder_training import AutoencoderTraining
 from priors._residual_model import ResidualModel
 from priors.base import Prior
 from priors.latent import Latent, LatentConfig
 from priors.pixel import Pixel, PixelConfig
 from priors.process import Schedule, generators
-from priors.training import Training, averaged, patch_of, train, unet
+from priors.training import averaged, patch_of, train, unet
 
 log = logging.getLogger("invprob")
 
@@ -44,35 +44,6 @@ SHOWN = 15  # samples drawn at every checkpoint
 EXACT = 2048  # draws that a chain of known prior is judged by
 TRAINED = 4096  # images trained on that a later check draws again
 SHEET = 40  # of them on the sheet of a finished prior
-
-
-AUTOENCODER = "autoencoder"
-PARTS: dict[str, Any] = {"training": Training, AUTOENCODER: AutoencoderTraining}  # of a recipe
-SHARED = ("turns", "device", "seed")  # settings that are one for both
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides what a trained prior is; stored as `training.json` in its folder."""
-
-    data: str
-    size: int | None = None  # px; None: 64 of a simulator, that of the images of a file
-    pool: int = 65_536  # images that a simulator draws
-    held_out: int = 2_048
-    bank: int = 512  # draws of the chain that the folder keeps
-    seed: int = 0  # of a simulator's images, or of the division of a file's
-    unit: str = ""
-    summary: str = ""
-    training: Training = field(default_factory=Training)
-    autoencoder: AutoencoderTraining | None = None  # of a latent prior
-
-    def facts(self) -> dict[str, Any]:
-        """Return the recipe as JSON-able values; the device is no part of it."""
-        found = asdict(self)
-        for part in PARTS:
-            if found[part]:
-                del found[part]["device"]
-        return {key: value for key, value in found.items() if value is not None}
 
 
 def train_prior(
@@ -211,64 +182,6 @@ def finish(prior: Pixel, bank: int) -> None:
     prior.bank = torch.cat([prior.banked(z) for z in chain_states(prior, bank)]).half()
     model = ResidualModel.fit(prior, RESIDUAL_SEED) if prior.guided_in_x else None
     prior.config = replace(prior.config, residual_model=model, residuals=prior.residuals)
-
-
-def card(prior: Pixel, recipe: Recipe, name: str, quality: Quality) -> str:
-    """Return the README of the prior's folder."""
-    config = recipe.training
-    lines = [
-        f"# {name}\n",
-        f"{recipe.summary or 'Images'}: {prior.x_shape[0]}x{prior.x_shape[1]} px"
-        f"{f', {recipe.unit}' if recipe.unit else ''}. {config.steps} steps of batch",
-        f"{config.batch}, seed {config.seed}; the sheet is `samples.png`. Made by\n",
-        f"    {command(recipe, name)}\n",
-        *report(quality),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def report(quality: Quality) -> list[str]:
-    """Return the lines of a card that say how good the prior is."""
-    lines = [
-        "## Quality (`invprob prior check`)\n",
-        "| check | statistic | at most | | |",
-        "|---|---|---|---|---|",
-        *(
-            f"| {c.name} | {c.statistic:.3g} | {c.threshold:g} | {'pass' if c.passed else 'FAIL'} "
-            f"| {c.verdict} |"
-            for c in quality.checks
-        ),
-    ]
-    if quality.denoising_error:
-        lines += ["\n| noise ratio | held-out error E\\|z_0 - zhat_0\\|^2 / d |", "|---|---|"]
-    rows = quality.denoising_error.items()
-    return lines + [f"| {rho} | {error:.2e} |" for rho, error in rows]
-
-
-def command(recipe: Recipe, name: str) -> str:
-    """Return the command that trains a prior by this recipe."""
-    words = ["invprob", "prior", "train", "--data", recipe.data, "--out", name]
-    for key in ("size", "pool", "held_out", "bank", "unit", "summary"):
-        value = getattr(recipe, key)
-        if value != getattr(Recipe, key):
-            words += [f"--{key.replace('_', '-')}", str(value)]
-    words.append("--turns" if recipe.training.turns else "--no-turns")
-    words += _settings(recipe.training, "")
-    if recipe.autoencoder:
-        words += ["--latent", *_settings(recipe.autoencoder, f"{AUTOENCODER}.")]
-    return shlex.join(words)
-
-
-def _settings(config: Training | AutoencoderTraining, prefix: str) -> list[str]:
-    """Return the options that set what `config` has other than the default."""
-    words = []
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if item.name in ("steps", "batch", "seed") and not prefix:
-            words += [f"--{item.name}", str(value)]
-        elif item.name not in SHARED and value != item.default:
-            words += ["--set", f"{prefix}{item.name}={value}"]
-    return words
 
 
 def _check_same(recipe: Recipe, stored: Path) -> None:

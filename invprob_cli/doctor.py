@@ -94,7 +94,7 @@ def _priors() -> dict[str, str]:
     """Return the state of each shipped prior: its weights against the sha256 in invprob.json."""
     from invprob.registry import WEIGHTS
     from operators.errors import ObservationError
-    from priors.pixel import intact_weights
+    from priors._folder import intact_weights
 
     states = {}
     for card in sorted(WEIGHTS.glob("*/invprob.json")):

@@ -78,7 +78,8 @@ def train(
 
     from invprob import registry
     from invprob.prior_data import is_simulator
-    from invprob.prior_training import AUTOENCODER, Recipe, train_prior
+    from invprob.prior_recipe import AUTOENCODER, Recipe
+    from invprob.prior_training import train_prior
     from operators.errors import UnknownName
     from priors._autoencoder_training import AutoencoderTraining
     from priors.training import Training

@@ -25,8 +25,8 @@ from torch import Tensor
 from operators.errors import NotDifferentiable, ObservationError
 from priors._autoencoder import Autoencoder
 from priors._code_flow import FOLDER, CodeFlow, Flowed
+from priors._folder import FORMAT_VERSION, read_facts, weights_digest
 from priors.base import Prior
-from priors.pixel import FORMAT_VERSION, read_facts, weights_digest
 from priors.process import Schedule, generators, randn
 
 MEASURED = 256  # draws behind the typical size of x

@@ -15,7 +15,6 @@ channels: an orthogonal map, so a 64x64 prior with p = 4 costs what a 16x16 one 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -30,13 +29,13 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from operators.errors import ObservationError
 from priors._diffusers import PREDICTIONS as SCHEDULED
-from priors._diffusers import Levels, levels, network_of, read_json, sample_shape
+from priors._diffusers import Levels, levels, network_of, sample_shape
+from priors._folder import FORMAT_VERSION, intact_weights, read_facts, weights_digest
 from priors._residual_model import ResidualModel
 from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule
 from priors.training import dihedral
 
-FORMAT_VERSION = 1
 # prediction -> (scale of the network's input, share of z_t, share of its output) in zhat_0
 PREDICTIONS: dict[str, Callable[[float, float, float], tuple[float, float, float]]] = {
     "v_prediction": lambda alpha, sigma, _: (1.0, alpha, -sigma),
@@ -46,8 +45,6 @@ PREDICTIONS: dict[str, Callable[[float, float, float], tuple[float, float, float
     "edm": lambda _, sigma, d: _edm(sigma, d, 1.0),
     "edm_v": lambda _, sigma, d: _edm(sigma, d, -1.0),
 }
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-ALL_WEIGHTS = f"*/{Path(WEIGHTS).name}"
 
 
 @dataclass(frozen=True)
@@ -252,27 +249,6 @@ def _stored_draws(file: Path) -> Tensor | None:
         raise ObservationError(f"{file} is corrupt ({error}): restore the prior folder") from error
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what a prior folder's invprob.json says, its weights intact; raises ObservationError.
-
-    Nothing is read before the format's version fits.
-    """
-    facts = described(folder)
-    intact_weights(folder, facts.get("sha256", ""))
-    return facts
-
-
-def described(folder: Path) -> dict[str, Any]:
-    """Return what a prior folder's invprob.json says; raises ObservationError on another format."""
-    facts = read_json(folder / "invprob.json")
-    if facts.get("version") != FORMAT_VERSION:
-        raise ObservationError(
-            f"{folder}: prior format version {facts.get('version')}, this program reads "
-            f"{FORMAT_VERSION}: install a matching invprob"
-        )
-    return facts | {key: tuple(facts[key]) for key in ("x_shape", "residuals") if key in facts}
-
-
 def _foreign(folder: Path, found: Levels) -> dict[str, Any]:
     """Return the facts of a folder that diffusers saved: x are the network's own values."""
     intact_weights(folder, "")
@@ -288,28 +264,3 @@ def _edm(sigma: float, d: float, sign: float) -> tuple[float, float, float]:
     """Return EDM's coefficients at noise level sigma (Karras et al. 2022, table 1)."""
     total = math.hypot(sigma, d)
     return 1 / total, (d / total) ** 2, sign * sigma * d / total
-
-
-def weights_digest(folder: Path) -> str:
-    """Return the sha256 of a prior folder's weights files, one after another by name."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob(ALL_WEIGHTS)):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
-
-
-def intact_weights(folder: Path, sha256: str) -> None:
-    """Raise ObservationError where the weights of a prior folder are missing or changed."""
-    if not any(folder.glob(ALL_WEIGHTS)):
-        pickle = (folder / WEIGHTS).with_suffix(".bin")
-        if pickle.exists():
-            raise ObservationError(
-                f"{pickle} is a pickle, which can run code: save the model again with "
-                "safe_serialization=True"
-            )
-        raise ObservationError(f"{folder / WEIGHTS} is missing: restore the prior folder")
-    if sha256 and weights_digest(folder) != sha256:
-        raise ObservationError(
-            f"the weights of {folder} are corrupt: their sha256 differs from the one in "
-            "invprob.json; restore the prior folder"
-        )

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from operators.errors import ObservationError
+from priors._folder import FORMAT_VERSION, described
 from priors.base import Prior
-from priors.pixel import FORMAT_VERSION, described
 from priors.process import Schedule, generators, randn
 
 SPECTRUM = ("std", "turnover", "slope", "centred", "steps")  # what a folder says of P

@@ -19,10 +19,12 @@ from matplotlib.image import imsave
 from invprob import prior_training
 from invprob.prior_data import read, simulated, split
 from invprob.prior_quality import validation
-from invprob.prior_training import Recipe, train_prior, untrained
+from invprob.prior_recipe import Recipe
+from invprob.prior_training import train_prior, untrained
 from invprob.registry import load_prior, names
 from operators.errors import NumericalError, ObservationError
-from priors.pixel import WEIGHTS, PixelConfig
+from priors._folder import WEIGHTS
+from priors.pixel import PixelConfig
 from priors.training import Training, averaged, patch_of, unet
 
 SIDE = 16

@@ -12,9 +12,10 @@ import torch
 
 from operators._conjugate_gradients import conjugate_gradients
 from operators.errors import ObservationError
+from priors._folder import WEIGHTS
 from priors._residual_model import ResidualModel
 from priors.base import Bounded
-from priors.pixel import WEIGHTS, Pixel, PixelConfig
+from priors.pixel import Pixel, PixelConfig
 from priors.process import Schedule
 from priors.random_field import RandomField
 from priors.training import Training, dihedral, train
