@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from invprob import likelihood, registry
 from invprob.observation import Observation
 from invprob.policy import Guided
-from invprob.trajectory import guide, path_guidance, prior_paths, rollout, score_path
+from invprob.trajectory import guide, prior_paths, rollout, score_path
 from invprob.twins import Twins
 from priors.pixel import Pixel
 from priors.process import generators
@@ -149,7 +149,8 @@ def guided(prior: Pixel, twins: Twins) -> Twins:
     with torch.no_grad():
         steps = zip(twins.states, twins.times, strict=True)
         cleans = torch.stack([prior.denoise(z, t) for z, t in steps])
-    met = path_guidance(prior, twins.likelihood, twins.states, cleans, twins.times)
+    policy = Guided(prior, len(twins.times))
+    met = policy.path_guidance(prior, twins.likelihood, twins.states, cleans)
     return replace(twins, guidance=met)
 
 

@@ -186,6 +186,7 @@ def _run(
     if name in TRAINED:
         trainer = Trainer(prior, likelihood, config)
         begun = time.monotonic()
+        trainer.calibrate()
         while name == "rtb" and trainer.step < trainer.total:
             figures = trainer.advance()
             report("training", trainer.step, trainer.total, figures)
@@ -201,7 +202,7 @@ def _run(
         seconds, sampler = method.train(prior, likelihood), partial(method.propose, prior)
         times, particles = method.times(prior), method.particles
     draws, cost = measured(prior, likelihood, sampler, times, n, seed, report, particles)
-    gaps = None if policy is None else _twin_gaps(problem, policy, config, times)
+    gaps = None if policy is None else _twin_gaps(problem, policy, config)
     pixels = likelihood.noise.count(likelihood.operator.y_shape)
     draws, certificate = certified(draws, pixels, seed, gaps)
     cost["train_seconds"] = seconds
@@ -214,14 +215,10 @@ def _run(
     ]
 
 
-def _twin_gaps(
-    problem: Problem, policy: Policy, config: TrainConfig, times: tuple[float, ...]
-) -> Array:
+def _twin_gaps(problem: Problem, policy: Policy, config: TrainConfig) -> Array:
     """Return EUBO - ELBO on simulated twins of the problem."""
     operator, noise = problem.likelihood.operator, problem.likelihood.noise
-    twins = Twins.simulate(
-        problem.prior, operator, noise, times, config.twins, seed=config.seed + 1
-    )
+    twins = Twins.simulate(problem.prior, policy, operator, noise, config.twins, config.seed + 1)
     return twins.gaps(problem.prior, policy, config.twin_paths, config.seed)
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle, silu
 
+from invprob.denoised_shift import denoised
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Guidance, Move, Propose, guide
 from operators.errors import ObservationError
@@ -30,6 +31,7 @@ class Policy(nn.Module, ABC):
     """What training and sampling need of a policy for one prior and one number of steps."""
 
     foresight: Tensor
+    denoised: Tensor
     settings: dict[str, Any]  # fields of TrainConfig that make another one like it
     reads_data: bool = True  # by guidance; else its weights know the one observation it learnt
 
@@ -40,6 +42,8 @@ class Policy(nn.Module, ABC):
         self.scales = [prior.residual_variance(t) ** 0.5 for t in self.times]
         # slope of a path's future log weight on its guidance's potential, fitted by RTB
         self.register_buffer("foresight", torch.zeros(len(self.times), dtype=torch.float64))
+        # noise ratio and share at which guidance's shift is denoised, see `denoised_shift`
+        self.register_buffer("denoised", torch.zeros(2, len(self.times), dtype=torch.float64))
 
     @abstractmethod
     def forward(self, z: Tensor, met: Guidance, i: int) -> Tensor:
@@ -49,11 +53,28 @@ class Policy(nn.Module, ABC):
         """Return this policy as the sampler of one likelihood."""
 
         def move(z: Tensor, t: float, i: int) -> Move:
-            met = guide(prior, likelihood, z, t)
+            met = self.guide(prior, likelihood, z, i)
             foreseen = self.foresight[i] * met.potential
             return Move(met.clean, self(z, met, i), guidance=met, foreseen=foreseen)
 
         return move
+
+    def guide(
+        self, prior: Prior, likelihood: Likelihood, z: Tensor, i: int, clean: Tensor | None = None
+    ) -> Guidance:
+        """Return the guidance at state z and step i, its shift denoised; see `trajectory.guide`."""
+        met = guide(prior, likelihood, z, self.times[i], clean)
+        level, share = self.denoised[:, i].tolist()
+        return denoised(prior, met, level, share) if share else met
+
+    def path_guidance(
+        self, prior: Prior, likelihood: Likelihood, states: Tensor, cleans: Tensor
+    ) -> tuple[Guidance, ...]:
+        """Return the guidance along paths whose clean estimates are known."""
+        steps = zip(states[:-1], cleans, strict=False)
+        return tuple(
+            self.guide(prior, likelihood, z, i, clean) for i, (z, clean) in enumerate(steps)
+        )
 
     def refuse_other_data(self) -> None:
         """Raise ObservationError where this policy cannot serve data that it was not trained on."""

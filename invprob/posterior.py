@@ -123,7 +123,7 @@ class Posterior:
                 f"this posterior is of x of shape {self.prior.x_shape}, the observation's operator "
                 f"takes {observation.operator.x_shape}: train one for it"
             )
-        twins = simulated_twins(self.prior, observation, self.times, config)
+        twins = simulated_twins(self.prior, self.policy, observation, config)
         gaps = measured_gaps(twins, self.prior, self.policy, config)
         return replace(self, observation=observation, certificate=None, gaps=gaps, gap_start=None)
 
@@ -243,19 +243,22 @@ def train(
     loaded.to(device, precision)
     instruments = Instruments(observation, ranges) if ranges else None
     trainer = Trainer(loaded, bind(observation, device), config, instruments)
-    if start is not None:
-        trainer.start_from(start.policy)
-    twins: list[Twins] = []  # they say nothing of a policy that knows the real data alone
-    if trainer.policy.reads_data:
-        twins = simulated_twins(loaded, observation, trainer.times, config, instruments)
     state = distributed.from_first(lambda: run.load_checkpoint() if run else None)
     kept = run if distributed.rank() == 0 else None  # one rank writes
+    if state is not None:
+        trainer.load(state["trainer"])
+    elif start is not None:
+        trainer.start_from(start.policy)
+    else:
+        trainer.calibrate()
+    twins: list[Twins] = []  # they say nothing of a policy that knows the real data alone
+    if trainer.policy.reads_data:
+        twins = simulated_twins(loaded, trainer.average, observation, config, instruments)
     if state is None:
         before = measured_gaps(twins, loaded, trainer.average, config)
         gap_start = None if before is None else float(before.mean())
         seconds = 0.0
     else:
-        trainer.load(state["trainer"])
         gap_start, seconds = state["gap_start"], state["seconds"]
     begun = time.monotonic() - seconds
 

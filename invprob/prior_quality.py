@@ -149,9 +149,7 @@ def validation(prior: Prior, images: Images, draws: int = 4) -> dict[str, float]
 def denoising_error(prior: Prior, images: Images, rho: float, draws: int = 4) -> Images:
     """Return |z_0 - zhat_0|^2 / d of images (n, H, W) at one noise ratio: (n,), a mean of draws."""
     z0 = prior.encode(torch.from_numpy(images).float().to(prior.device))
-    low, high = np.log(prior.schedule.rho_min), np.log(prior.schedule.rho_max)
-    t = float((np.log(rho) - low) / (high - low))
-    errors = []
+    t, errors = prior.schedule.time(rho), []
     for seed in range(draws):
         eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0)
         zt = prior.schedule.noise(z0, t, eps)

@@ -34,7 +34,6 @@ from invprob.trajectory import (
     Hold,
     Trajectory,
     noise_back,
-    path_guidance,
     prior_paths,
     rollout,
     score_path,
@@ -197,7 +196,7 @@ class Explorer:
         """Return chains of the prior for data (B, *y_shape), scored under the policy."""
         sources = generators(seed, range(len(likelihood.y)))
         states, cleans = prior_paths(self.prior, sources, self.times)
-        met = path_guidance(self.prior, likelihood, states, cleans, self.times)
+        met = policy.path_guidance(self.prior, likelihood, states, cleans)
         paths = score_path(self.prior, policy, met, states, cleans[-1], self.times)
         own = torch.zeros_like(paths.past, dtype=torch.bool)
         return Source(paths, self._fit(likelihood, paths.final), own)

@@ -33,12 +33,13 @@ from torch import Tensor
 from invprob import distributed
 from invprob.balance import add_gradient, advantage, foresight, temperature
 from invprob.config import TrainConfig
+from invprob.denoised_shift import measured
 from invprob.fine_tuned import build
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.replay import Explorer
-from invprob.trajectory import Trajectory, batches, guide, prior_paths
+from invprob.trajectory import Trajectory, batches, prior_paths
 from operators.errors import NumericalError, ObservationError
 from priors.base import Prior
 from priors.process import generators
@@ -106,6 +107,19 @@ class Trainer:
                 "several processes share fresh paths only: set replay, backtrack and prior_paths "
                 "to 0 and anneal to 1, or use one process"
             )
+
+    def calibrate(self) -> None:
+        """Measure where guidance's shift is denoised, before the first step."""
+        if self.config.policy != "guided":
+            return
+
+        def pairs(n: int, seed: int) -> tuple[Tensor, Likelihood]:
+            rng = np.random.default_rng([self.config.seed, 5, seed])
+            return self.simulate(n, rng, torch.Generator().manual_seed(int(rng.integers(2**62))))
+
+        found = torch.tensor(measured(self.prior, self.policy.times, pairs))
+        for policy in (self.policy, self.average):
+            policy.denoised.copy_(found)
 
     def start_from(self, policy: Policy) -> None:
         """Begin with the weights of another policy; raises ObservationError where none fit."""
@@ -177,7 +191,7 @@ class Trainer:
             z0, eps = z0[mine], eps[mine]  # drawn whole: the same for any number of ranks
             likelihood = replace(likelihood, y=likelihood.y[mine])
             z = self.prior.schedule.noise(z0, self.times[i], eps)
-            met = guide(self.prior, likelihood, z, self.times[i])
+            met = self.policy.guide(self.prior, likelihood, z, i)
             error = met.clean + self.policy(z, met, i) - z0
             weight = self.weights[i] / self.policy.scales[i] ** 2 / config.warm_times
             loss = weight * error.square().mean() * (len(z0) / size)

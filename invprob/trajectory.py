@@ -270,14 +270,6 @@ def noise_back(
     return torch.stack(states[::-1])
 
 
-def path_guidance(
-    prior: Prior, likelihood: Likelihood, states: Tensor, cleans: Tensor, times: tuple[float, ...]
-) -> tuple[Guidance, ...]:
-    """Return the guidance along paths whose clean estimates are known: no network evaluation."""
-    steps = zip(states, times[:-1], cleans, strict=False)
-    return tuple(guide(prior, likelihood, z, t, clean) for z, t, clean in steps)
-
-
 def score_path(
     prior: Prior,
     shift: Callable[[Tensor, Guidance, int], Tensor],

@@ -19,7 +19,7 @@ from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
-from invprob.trajectory import Guidance, path_guidance, prior_paths, rollout, score_path
+from invprob.trajectory import Guidance, prior_paths, rollout, score_path
 from operators.base import ForwardOperator
 from operators.noise import NoiseModel
 from priors.base import Prior
@@ -40,19 +40,20 @@ class Twins:
     def simulate(
         cls,
         prior: Prior,
+        policy: Policy,
         operator: ForwardOperator,
         noise: NoiseModel,
-        times: tuple[float, ...],
         count: int,
         seed: int,
     ) -> Twins:
-        """Draw `count` chains of the prior and one observation of each."""
+        """Draw `count` chains of the prior and one observation of each, guided as the policy is."""
+        times = (*policy.times, 0.0)
         states, cleans = prior_paths(prior, generators(seed, range(count)), times)
         with torch.no_grad():
             mean = operator(prior.decode(cleans[-1]))
             y = noise.sample(mean, torch.Generator().manual_seed(seed))
         likelihood = Likelihood(operator, noise, y)
-        guidance = path_guidance(prior, likelihood, states, cleans, times)
+        guidance = policy.path_guidance(prior, likelihood, states, cleans)
         return cls(likelihood, states, cleans[-1], guidance, times)
 
     def gaps(self, prior: Prior, policy: Policy, paths: int, seed: int) -> NDArray[np.float64]:
@@ -69,18 +70,18 @@ class Twins:
 
 def simulated_twins(
     prior: Prior,
+    policy: Policy,
     observation: Observation,
-    times: tuple[float, ...],
     config: TrainConfig,
     instruments: Instruments | None = None,
 ) -> list[Twins]:
     """Return twins of the observation's instrument, or of as many others each with its own."""
     if instruments is None:
         operator, noise = observation.operator, observation.noise
-        return [Twins.simulate(prior, operator, noise, times, config.twins, seed=config.seed + 1)]
+        return [Twins.simulate(prior, policy, operator, noise, config.twins, config.seed + 1)]
     rng = np.random.default_rng([config.seed, 4])
     seeds = rng.integers(2**31, size=config.twins).tolist()
-    return [Twins.simulate(prior, *instruments.draw(rng), times, 1, seed) for seed in seeds]
+    return [Twins.simulate(prior, policy, *instruments.draw(rng), 1, seed) for seed in seeds]
 
 
 def measured_gaps(

@@ -70,6 +70,10 @@ class Schedule:
         """Return the noise ratio sigma/alpha at time t in [0, 1]."""
         return float(self.rho_min ** (1 - t) * self.rho_max**t)
 
+    def time(self, rho: float) -> float:
+        """Return the time at which the noise ratio is rho."""
+        return math.log(rho / self.rho_min) / math.log(self.rho_max / self.rho_min)
+
     def alpha(self, t: float) -> float:
         """Return the signal coefficient at time t."""
         rho = self.rho(t)

@@ -93,7 +93,7 @@ def test_smc_estimates_the_evidence_between_its_bounds() -> None:
     log_w = path.log_weight(prior, many).numpy()
     assert log_mean(log_w) == pytest.approx(float(exact(likelihood.y)[0]), abs=0.05)
 
-    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, times, 64, seed=1)
+    twins = Twins.simulate(prior, policy, likelihood.operator, likelihood.noise, 64, seed=1)
     many, bounds = twins.likelihood.repeat(size), []
     for retained in (None, twins.states):
         path = rollout(

@@ -45,7 +45,7 @@ def certified(seed: int) -> tuple[torch.Tensor, ...]:
     """Return samples drawn in several batches with their log weights, and the gaps of twins."""
     ours = trainer()
     prior, likelihood = ours.prior, ours.likelihood
-    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, ours.times, 2, seed)
+    twins = Twins.simulate(prior, ours.average, likelihood.operator, likelihood.noise, 2, seed)
     samples = draw(prior, likelihood, lambda m: ours.average.propose(prior, m), ours.times, 1500, 3)
     gaps = twins.gaps(prior, ours.average, 2, seed)
     return tuple(map(torch.from_numpy, (samples.x, samples.log_weight, gaps)))

@@ -142,15 +142,15 @@ def test_a_posterior_on_another_observation_has_gaps_of_its_own() -> None:
     policy = Trainer(prior, bind(observation), config).average
     quiet = replace(observation, noise_sigma=0.1)
     other = Posterior(observation, prior, "five", policy, gaps=np.ones(3)).on(quiet, config)
-    twins = simulated_twins(prior, quiet, other.times, config)
+    twins = simulated_twins(prior, policy, quiet, config)
     gaps = measured_gaps(twins, prior, policy, config)
     assert other.gaps is not None and other.certificate is None
     np.testing.assert_allclose(other.gaps, gaps)
     assert other.certify(other.draw(32)).gap == pytest.approx(gaps.mean())
-    own = simulated_twins(prior, observation, other.times, config)
+    own = simulated_twins(prior, policy, observation, config)
     assert gaps.mean() > 2 * measured_gaps(own, prior, policy, config).mean()  # harder data
     ranged = simulated_twins(
-        prior, observation, other.times, config, Instruments(observation, {"noise.sigma": [0.1, 3]})
+        prior, policy, observation, config, Instruments(observation, {"noise.sigma": [0.1, 3]})
     )
     assert len(measured_gaps(ranged, prior, policy, config)) == config.twins
     assert len({float(some.likelihood.noise.precision) for some in ranged}) == config.twins

@@ -148,8 +148,9 @@ def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
     assert after - before > 3 * math.hypot(error, other)
     assert distances[1][0] < distances[0][0]
     assert max(weighted for _, weighted in distances) < 0.15
-    twins = Twins.simulate(prior, likelihood.operator, likelihood.noise, trainer.times, 32, seed=1)
-    assert 0 < twins.gaps(prior, Guided(prior, 30, width=8, blocks=1), 8, seed=2).mean() < 3
+    fresh = Guided(prior, 30, width=8, blocks=1)
+    twins = Twins.simulate(prior, fresh, likelihood.operator, likelihood.noise, 32, seed=1)
+    assert 0 < twins.gaps(prior, fresh, 8, seed=2).mean() < 3
 
 
 def test_two_pass_gradient_is_the_autograd_gradient() -> None:

@@ -15,8 +15,8 @@ from invprob.policy import Guided, Policy
 from invprob.trajectory import (
     Move,
     Trajectory,
+    guide,
     noise_back,
-    path_guidance,
     prior_paths,
     rollout,
     score_path,
@@ -176,7 +176,7 @@ def test_guidance_on_images_reaches_the_exact_posterior_mean(
     alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
     z = prior.schedule.noise(prior.draw(1, seed=1), t, torch.randn(1, 8, 8))
     clean = prior.denoise(z, t)
-    (met,) = path_guidance(prior, likelihood, z[None], clean[None], (t, 0.0))
+    met = guide(prior, likelihood, z, t, clean)
     precision = 1 / prior.power + alpha**2 / sigma**2 + 1 / 0.3**2
     pull = torch.fft.fft2(alpha * z / sigma**2 + likelihood.y / 0.3**2)
     exact = torch.fft.ifft2(pull / precision).real.float()
