@@ -20,28 +20,34 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from invprob import likelihood, registry
+from invprob.config import TrainConfig
 from invprob.observation import Observation
-from invprob.policy import Guided
-from invprob.trajectory import guide, prior_paths, rollout, score_path
+from invprob.policy import Policy
+from invprob.posterior import bind
+from invprob.rtb import Trainer
+from invprob.trajectory import Move, Trajectory, guide, prior_paths, rollout, score_path
 from invprob.twins import Twins
 from priors.pixel import Pixel
 from priors.process import generators
 
 Array = NDArray[np.float64]
 RATIOS = (6.0, 2.0, 1.0, 0.6, 0.5, 0.42, 0.35, 0.3, 0.2, 0.13, 0.09, 0.06, 0.03)
+STARTS = (200.0, 10.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.12, 0.05)
 BANDS = 8  # of |k|, of equally many modes
 WINDOW = 11  # steps that share a fitted variance: 9 windows of the prior's 99 transitions
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: steps of the chain, iterations of a shift's solve, and the covariance it assumes."""
+    """One row: steps of the chain, iterations of a shift's solve, and what guidance assumes."""
 
     steps: int
     iterations: int = likelihood.CG_ITERATIONS
     tangent: bool = True
+    denoised: bool = False
 
 
 SETTINGS = (
@@ -51,12 +57,16 @@ SETTINGS = (
     Setting(50),
     Setting(100),
     Setting(200),
+    Setting(50, denoised=True),
+    Setting(100, denoised=True),
+    Setting(200, denoised=True),
 )
 HEAD = """\
 Made by `python examples/gap.py` for the data of `invprob simulate --operator lensing` (seed 0) and
 the prior galaxies-64: EUBO - ELBO of {count} twins, mean ± standard error, of the policy before
 training. *tangent*: below a noise ratio of {below:g} guidance follows the derivative of the network
-instead of the measured covariance of its error. CPU seconds are of one sample."""
+instead of the measured covariance of its error. *denoised*: its shift is denoised
+(`invprob/denoised_shift.py`). CPU seconds are of one sample."""
 TAIL = """\
 A fitted variance of the kernel, on exact paths of the last row of {steps} steps, would gain
 {plain:.1f} nats of EUBO with one factor every {window} steps and {banded:.1f} with one for each of
@@ -65,6 +75,9 @@ A fitted variance of the kernel, on exact paths of the last row of {steps} steps
 LEVELS = """\
 What the tangent gains over the measured covariance at one step, in nats of EUBO, on the same exact
 paths: the reason for where it begins."""
+WHERE = """\
+Where it arises: the gap of the denoised policy of {steps} steps that begins on exact states at a
+noise ratio, so that what is above has no share in it."""
 READING = """\
 How to read it. What a kernel of fixed variance loses falls as 1 / N: the rows of three lengths part
 the gap into that and a rest that no number of steps takes away. Fitted variances gain nothing, so
@@ -91,10 +104,10 @@ def main() -> None:
         "# What the gap is made of\n",
         textwrap.fill(HEAD.format(count=asked.twins, below=below), 100),
         "",
-        "| steps | iterations | tangent | EUBO - ELBO | ELBO | CPU s |",
-        "|---:|---:|---|---:|---:|---:|",
+        "| steps | iterations | tangent | denoised | EUBO - ELBO | ELBO | CPU s |",
+        "|---:|---:|---|---|---:|---:|---:|",
     ]
-    variance, levels = "", list[str]()
+    variance, levels, where = "", list[str](), list[str]()
     known: dict[int, Twins] = {}
     for setting in SETTINGS:
         likelihood.CG_ITERATIONS = setting.iterations
@@ -102,8 +115,8 @@ def main() -> None:
         times = prior.schedule.grid(setting.steps)
         if setting.steps not in known:
             known[setting.steps] = simulated(prior, observation, times, asked.twins)
-        twins = guided(prior, known[setting.steps])
-        policy = Guided(prior, setting.steps)
+        policy = calibrated(prior, observation, setting)
+        twins = guided(prior, policy, known[setting.steps])
         exact = score_path(prior, policy, twins.guidance, twins.states, twins.final, times)
         many = twins.likelihood.repeat(asked.paths)
         begun = time.process_time()
@@ -114,9 +127,9 @@ def main() -> None:
         lower = drawn.log_weight(prior, many).view(-1, asked.paths).mean(1)
         gap = (exact.log_weight(prior, twins.likelihood) - lower).numpy()
         error = gap.std(ddof=1) / len(gap) ** 0.5
-        word = "yes" if setting.tangent else "no"
+        words = " | ".join("yes" if on else "no" for on in (setting.tangent, setting.denoised))
         lines.append(
-            f"| {setting.steps} | {setting.iterations} | {word} | {gap.mean():.1f} ± {error:.1f} "
+            f"| {setting.steps} | {setting.iterations} | {words} | {gap.mean():.1f} ± {error:.1f} "
             f"| {float(lower.mean()):.1f} | {seconds:.1f} |"
         )
         print(lines[-1], flush=True)
@@ -127,7 +140,9 @@ def main() -> None:
             variance = TAIL.format(
                 steps=prior.steps, plain=plain, banded=banded, bands=BANDS, window=WINDOW
             )
-    lines += ["", textwrap.fill(variance, 100), "", *levels]
+        if setting == Setting(prior.steps, denoised=True):
+            where = by_start(prior, policy, twins, exact)
+    lines += ["", textwrap.fill(variance, 100), "", *levels, "", *where]
     asked.out.write_text("\n".join([*lines, "", textwrap.fill(READING, 100), ""]))
     print(f"wrote {asked.out}")
 
@@ -144,12 +159,20 @@ def simulated(
     return Twins(own, states, cleans[-1], (), times)
 
 
-def guided(prior: Pixel, twins: Twins) -> Twins:
-    """Return the twins with the guidance of the prior and the settings as they are now."""
+def calibrated(prior: Pixel, observation: Observation, setting: Setting) -> Policy:
+    """Return the policy before training."""
+    config = TrainConfig(steps=setting.steps)
+    trainer = Trainer(prior, bind(observation), config)
+    if setting.denoised:
+        trainer.calibrate()
+    return trainer.average
+
+
+def guided(prior: Pixel, policy: Policy, twins: Twins) -> Twins:
+    """Return the twins with the guidance of the policy and the settings as they are now."""
     with torch.no_grad():
         steps = zip(twins.states, twins.times, strict=True)
         cleans = torch.stack([prior.denoise(z, t) for z, t in steps])
-    policy = Guided(prior, len(twins.times))
     met = policy.path_guidance(prior, twins.likelihood, twins.states, cleans)
     return replace(twins, guidance=met)
 
@@ -179,6 +202,36 @@ def tangent_gains(prior: Pixel, twins: Twins) -> list[str]:
         spread = gain.std(ddof=1) / len(gain) ** 0.5
         lines.append(f"| {prior.schedule.rho(t):.2g} | {gain.mean():.2f} ± {spread:.2f} |")
     prior.config = replace(prior.config, tangent_below=below)
+    return lines
+
+
+def by_start(prior: Pixel, policy: Policy, twins: Twins, exact: Trajectory) -> list[str]:
+    """Return a table of the gap of the policy from exact states at some noise ratios on."""
+    lines = [
+        textwrap.fill(WHERE.format(steps=len(twins.times)), 100), "",
+        "| noise ratio | EUBO - ELBO from there on |", "|---:|---:|",
+    ]  # fmt: skip
+    levels = np.log([prior.schedule.rho(t) for t in twins.times[:-1]])
+    fit = twins.likelihood.log_prob(prior.decode(twins.final))
+    count = len(twins.final)
+    for rho in STARTS:
+        i = int(np.abs(levels - np.log(rho)).argmin())
+
+        def propose(z: Tensor, t: float, step: int, first: int = i) -> Move:
+            met = policy.guide(prior, twins.likelihood, z, first + step)
+            return Move(met.clean, policy(z, met, first + step), met)
+
+        def hold(z: Tensor, step: int, first: int = i) -> Tensor:
+            return z if step else twins.states[first]
+
+        drawn = rollout(
+            prior, propose, generators(7, range(count)), twins.times[i:], False, hold=hold
+        )
+        upper = exact.log_ratio - exact.past[i] + fit
+        gap = (upper - drawn.log_weight(prior, twins.likelihood)).numpy()
+        lines.append(
+            f"| {np.exp(levels[i]):.2g} | {gap.mean():.1f} ± {gap.std(ddof=1) / count**0.5:.1f} |"
+        )
     return lines
 
 
