@@ -61,10 +61,10 @@ POSTERIORS = """\
 ## Posteriors on six instruments
 
 One observation each, {n} samples a method, on one busy core. Lensing is trained by the defaults;
-the others, so that the table is made within an hour, {training}. Where chi2 is 1 the data are fitted
-to their noise; the gap is EUBO - ELBO, measured on simulated twins, in nats. RMSE is that of the
-mean. Evaluations, of the prior's network and of A or its derivative, are per sample; seconds are
-those of all {n} samples, and of training. What the certificates say stands below.
+the others, so that the table is made within an hour, {training}. Where chi2 is 1 the data are
+fitted to their noise; the gap is EUBO - ELBO, measured on simulated twins, in nats. RMSE is that
+of the mean. Evaluations, of the prior's network and of A or its derivative, are per sample; seconds
+are those of all {n} samples, and of training. What the certificates say stands below.
 """
 SPEED = """\
 ## Speed

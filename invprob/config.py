@@ -12,7 +12,7 @@ DEPTHS = ("uniform", "adaptive")
 POLICIES = ("guided", "lora", "full")  # see `invprob.policy` and `invprob.fine_tuned`
 # what `--quality` asks for: a first look, minutes, and most of an hour on a 64x64 lens
 QUALITIES: dict[str, dict[str, Any]] = {
-    "draft": {"warm_steps": 50, "rtb_steps": 2},
+    "draft": {"warm_steps": 50, "rtb_steps": 2, "pairs": 8},
     "default": {},
     "high": {"finer": 2, "warm_steps": 400, "rtb_steps": 8},
 }
@@ -28,6 +28,9 @@ class TrainConfig:
     width: int = 64  # of the guided policy's network
     blocks: int = 3
     rank: int = 8  # of the adapters of lora
+    pairs: int = (
+        32  # simulated at 12 noise levels, to see where denoising a shift helps; 0: nowhere
+    )
     guidance: float = 0.0  # share of the guided shift that lora and full begin with
     warm_steps: int = 100  # of a policy that reads data; one without guidance has no warm start
     warm_batch: int = 32
@@ -90,6 +93,8 @@ class TrainConfig:
             )
         if self.local_search and not self.backtrack:
             raise ObservationError("local_search moves what goes back: set backtrack > 0 with it")
+        if self.pairs == 1:
+            raise ObservationError("pairs must be 0 or at least 2, found 1")
         if self.width % 8:
             raise ObservationError(f"width must be a multiple of 8, found {self.width}")
 

@@ -25,7 +25,6 @@ from invprob.trajectory import Guidance, guide
 from priors.base import Prior
 
 NODES = 12  # steps of the chain at which rho' and s are measured; between them interpolated
-PAIRS = 32  # simulated at each
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)  # rho' / rho_min that are tried
 BELOW = 0.5  # rho' / rho at most
 SIGMAS = 3.0  # a gain of less than so many standard errors is none
@@ -41,11 +40,16 @@ def denoised(prior: Prior, met: Guidance, level: float, share: float) -> Guidanc
 
 
 def measured(
-    prior: Prior, times: tuple[float, ...], simulate: Simulate
+    prior: Prior, times: tuple[float, ...], simulate: Simulate, pairs: int
 ) -> tuple[list[float], list[float]]:
-    """Return rho' and s of every time of a chain, 0 where the shift stays as it is."""
+    """Return rho' and s of every time of a chain, 0 where the shift stays as it is.
+
+    pairs: simulated at each of the times where both are measured, at least 2.
+    """
     nodes = np.unique(np.linspace(0, len(times) - 1, NODES).round().astype(int))
-    levels, shares = zip(*(_best(prior, times[i], int(i), simulate) for i in nodes), strict=True)
+    levels, shares = zip(
+        *(_best(prior, times[i], simulate(pairs, int(i)), int(i)) for i in nodes), strict=True
+    )
     s, known = np.array(shares), np.array(shares) > 0
     if not known.any():
         return [0.0] * len(times), [0.0] * len(times)
@@ -55,10 +59,12 @@ def measured(
     return (level * (share > 0)).tolist(), share.tolist()
 
 
-def _best(prior: Prior, t: float, i: int, simulate: Simulate) -> tuple[float, float]:
+def _best(
+    prior: Prior, t: float, pairs: tuple[Tensor, Likelihood], seed: int
+) -> tuple[float, float]:
     """Return rho' and s that bring zhat_0 + delta nearest to z_0 at one time."""
-    z0, likelihood = simulate(PAIRS, i)
-    eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(i)).to(z0)
+    z0, likelihood = pairs
+    eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0)
     met = guide(prior, likelihood, prior.schedule.noise(z0, t, eps), t)
     error = (z0 - met.clean - met.delta).flatten(1).double()
     best, found = 0.0, (0.0, 0.0)

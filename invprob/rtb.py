@@ -110,14 +110,15 @@ class Trainer:
 
     def calibrate(self) -> None:
         """Measure where guidance's shift is denoised, before the first step."""
-        if self.config.policy != "guided":
+        count = self.config.pairs
+        if self.config.policy != "guided" or not count:
             return
 
         def pairs(n: int, seed: int) -> tuple[Tensor, Likelihood]:
             rng = np.random.default_rng([self.config.seed, 5, seed])
             return self.simulate(n, rng, torch.Generator().manual_seed(int(rng.integers(2**62))))
 
-        found = torch.tensor(measured(self.prior, self.policy.times, pairs))
+        found = torch.tensor(measured(self.prior, self.policy.times, pairs, count))
         for policy in (self.policy, self.average):
             policy.denoised.copy_(found)
 

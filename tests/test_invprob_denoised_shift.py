@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from invprob import denoised_shift, registry
+from invprob import registry
 from invprob.denoised_shift import denoised, measured
 from invprob.likelihood import Likelihood
 from invprob.policy import Guided
@@ -36,18 +36,15 @@ def problem(name: str) -> tuple[Prior, Likelihood]:
 def test_exact_guidance_stays_as_it_is() -> None:
     prior, likelihood = problem("gaussian/d16")
     times = prior.schedule.grid(20)[:-1]
-    levels, shares = measured(prior, times, lambda n, seed: pairs(prior, likelihood, n, seed))
+    levels, shares = measured(prior, times, lambda n, seed: pairs(prior, likelihood, n, seed), 32)
     assert levels == shares == [0.0] * 19
 
 
-def test_a_shift_is_denoised_where_that_brings_it_nearer_to_the_truth(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_shift_is_denoised_where_that_brings_it_nearer_to_the_truth() -> None:
     """Of a mixture, whose errors are not Gaussian, on pairs that nothing was measured on."""
-    monkeypatch.setattr(denoised_shift, "PAIRS", 1024)
     prior, likelihood = problem("gmm/d8_dy2_s0")
     policy = Guided(prior, 30, width=8, blocks=1)
-    found = measured(prior, policy.times, lambda n, seed: pairs(prior, likelihood, n, seed))
+    found = measured(prior, policy.times, lambda n, seed: pairs(prior, likelihood, n, seed), 1024)
     policy.denoised.copy_(torch.tensor(found))
     level, share = policy.denoised
     assert 0 < int((share > 0).sum()) < 29
