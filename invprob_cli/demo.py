@@ -13,6 +13,7 @@ from invprob_cli.certificate import certificate_table
 OPERATOR, PRIOR = "lensing", "galaxies-64"
 TRAINING: dict[str, Any] = {
     "steps": 40,
+    "pairs": 8,
     "warm_steps": 20,
     "rtb_steps": 2,
     "paths": 4,
