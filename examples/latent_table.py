@@ -71,14 +71,15 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=19, help="samples of each observation")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    observed = {name: observe(PROBLEMS[name]) for name in asked.problems}
     posteriors = {
-        name: trained(observe(PROBLEMS[name]), asked.cells / name / "policy")
-        for name in asked.problems
+        name: trained(observed[name], asked.cells / name / "policy") for name in asked.problems
     }
     for seed in range(asked.seeds):  # outermost: a table of fewer seeds is there early
         for method in ("rtb", *METHODS):
             for name, posterior in posteriors.items():
-                cell(posterior, method, asked.cells / name, seed, asked.n)
+                one = observed[name].one(seed)
+                cell(posterior, one, method, asked.cells / name, seed, asked.n)
     write(asked.cells, asked.out, asked.problems, asked.seeds, asked.n)
     print(f"wrote {asked.out}")
 
@@ -106,12 +107,13 @@ def tell(stage: str, done: int, total: int, figures: dict[str, float]) -> None:
         print(f"{stage} {done} of {total}: {figures}", flush=True)
 
 
-def cell(posterior: Posterior, method: str, folder: Path, seed: int, n: int) -> None:
+def cell(
+    posterior: Posterior, observation: Observation, method: str, folder: Path, seed: int, n: int
+) -> None:
     """Store the scores of one method on one observation, unless they are there."""
     file = folder / method.replace(":", "_") / f"{seed}.json"
     if file.exists():
         return
-    observation = posterior.observation.one(seed)
     if method == "rtb":
         own = posterior.on(observation, CONFIG)
         (result,) = compare(observation, posterior=own, baselines=(), n=n, seed=seed)
