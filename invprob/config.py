@@ -28,9 +28,7 @@ class TrainConfig:
     width: int = 64  # of the guided policy's network
     blocks: int = 3
     rank: int = 8  # of the adapters of lora
-    pairs: int = (
-        32  # simulated at 12 noise levels, to see where denoising a shift helps; 0: nowhere
-    )
+    pairs: int = 32  # simulated at 12 noise levels to see where denoising a shift helps; 0: none
     guidance: float = 0.0  # share of the guided shift that lora and full begin with
     warm_steps: int = 100  # of a policy that reads data; one without guidance has no warm start
     warm_batch: int = 32

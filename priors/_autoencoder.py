@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from operators.errors import ObservationError
+from priors._folder import WEIGHTS_FILE
 
 FOLDER = "vae"  # of a prior folder, as in diffusers
 FOLDERS = (FOLDER, "vqvae")  # of its pipelines
@@ -80,7 +81,7 @@ class Autoencoder(torch.nn.Module):
         if kind not in KINDS:
             raise ObservationError(f"{file} describes a {kind}; needed {' or '.join(KINDS)}")
         network = getattr(diffusers, kind).from_config(settings)
-        network.load_state_dict(load_file(own / "diffusion_pytorch_model.safetensors"))
+        network.load_state_dict(load_file(own / WEIGHTS_FILE))
         return cls(network.float(), scale, patch)
 
 

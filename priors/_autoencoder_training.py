@@ -8,7 +8,6 @@ the rms image, says how much a code may blur: what lies below it is not worth it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from priors._autoencoder import Autoencoder
-from priors.training import dihedral
+from priors.training import dihedral, set_rate
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,7 @@ def train_autoencoder(
     pool, found = torch.from_numpy(images).to(config.device), []
     draws: Any = {"generator": generator, "device": pool.device}
     for step in range(config.steps):
-        rate = min(1.0, (step + 1) / config.warmup)
-        rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * max(rate, 1e-3)
+        set_rate(optimiser, config, step)
         which = torch.randint(len(pool), (config.batch,), **draws)
         turn = torch.randint(8, (config.batch,), **draws)
         chosen = pool[which].float()

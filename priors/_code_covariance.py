@@ -11,16 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from priors.process import generators, randn
-
-if TYPE_CHECKING:
-    from priors.base import Prior
+from priors.base import Prior, denoised_draws
 
 TIMES = 11
 DRAWS = 512
@@ -38,14 +33,10 @@ class CodeCovariance:
     @classmethod
     def fit(cls, prior: Prior) -> CodeCovariance:
         """Return the model measured on noised draws of a prior."""
-        z0 = prior.draw(DRAWS, SEED).to(prior.device)
-        sources = generators(SEED + 1, range(DRAWS))
-        errors = []
-        denoise = type(prior).denoise  # past what counts: no method's own evaluations
-        with torch.no_grad():
-            for t in np.linspace(0, 1, TIMES).tolist():
-                zt = prior.schedule.noise(z0, t, randn(prior.z_shape, sources, z0))
-                errors.append((denoise(prior, zt, t) - z0).flatten(1) / DRAWS**0.5)
+        errors = [
+            (clean - z0).flatten(1) / DRAWS**0.5
+            for z0, clean in denoised_draws(prior, DRAWS, SEED, TIMES)
+        ]
         shrinkage, mean = zip(*map(_shrinkage, errors), strict=True)
         return cls(tuple(errors), shrinkage, mean)
 

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from priors._autoencoder import Autoencoder
+from priors._folder import WEIGHTS_FILE
+from priors.training import follow, set_rate
 
 FOLDER = "flow"  # of a prior folder
-WEIGHTS = "diffusion_pytorch_model.safetensors"  # the name that all networks of a folder have
 EMBEDDING = 32  # width of the time embedding
 
 
@@ -94,7 +95,9 @@ class CodeFlow(nn.Module):
         own = folder / FOLDER
         own.mkdir(parents=True, exist_ok=True)
         (own / "config.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n")
-        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, own / WEIGHTS)
+        save_file(
+            {k: v.half().contiguous() for k, v in self.state_dict().items()}, own / WEIGHTS_FILE
+        )
 
     @classmethod
     def load(cls, folder: Path) -> CodeFlow:
@@ -103,7 +106,7 @@ class CodeFlow(nn.Module):
 
         facts = json.loads((folder / FOLDER / "config.json").read_text())
         flow = cls(FlowConfig(**facts | {"z_shape": tuple(facts["z_shape"])}))
-        flow.load_state_dict(load_file(folder / FOLDER / WEIGHTS))
+        flow.load_state_dict(load_file(folder / FOLDER / WEIGHTS_FILE))
         return flow.float().eval().requires_grad_(False)
 
 
@@ -131,10 +134,7 @@ def train_flow(flow: CodeFlow, mean: Tensor, std: Tensor, config: FlowTraining) 
     generator = torch.Generator().manual_seed(config.seed)
     losses = list[float]()
     for step in range(config.steps):
-        rate = min(1.0, (step + 1) / config.warmup)
-        rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * max(rate, 1e-3)
+        set_rate(optimiser, config, step)
         which = torch.randint(len(mean), (config.batch,), generator=generator)
         noise, u = torch.randn(2, *mean[which].shape, generator=generator)
         code = mean[which] + std[which] * noise
@@ -145,8 +145,7 @@ def train_flow(flow: CodeFlow, mean: Tensor, std: Tensor, config: FlowTraining) 
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-        decay = min(config.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.values()), list(flow.state_dict().values()), 1 - decay)
+        follow(average, flow.state_dict(), config.ema, step)
     flow.load_state_dict(average)
     last = losses[-max(1, config.steps // 10) :]
     return float(np.mean(last))

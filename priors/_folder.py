@@ -10,8 +10,9 @@ from operators.errors import ObservationError
 from priors._diffusers import read_json
 
 FORMAT_VERSION = 1
-WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-ALL_WEIGHTS = f"*/{Path(WEIGHTS).name}"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # of every network of a folder
+WEIGHTS = f"unet/{WEIGHTS_FILE}"
+ALL_WEIGHTS = f"*/{WEIGHTS_FILE}"
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

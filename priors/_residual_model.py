@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,10 +27,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from priors.process import generators, randn
-
-if TYPE_CHECKING:
-    from priors.base import Prior
+from priors.base import Prior, denoised_draws
 
 BANDS = (0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 11.0, 16.0, 23.0, 33.0)  # lower edges, cycles per image
 SMOOTHING = (0.06, 0.24, 0.40, 0.24, 0.06)  # of |zhat_0|, px
@@ -53,13 +49,8 @@ class ResidualModel:
     @classmethod
     def fit(cls, prior: Prior, seed: int) -> ResidualModel:
         """Return the model measured on noised draws of an image prior."""
-        z0 = prior.draw(DRAWS, seed)
-        sources = generators(seed + 1, range(DRAWS))
         rows = []
-        for t in np.linspace(0, 1, TIMES).tolist():
-            with torch.no_grad():
-                eps = randn(prior.z_shape, sources, z0)
-                clean = prior.denoise(prior.schedule.noise(z0, t, eps), t)
+        for z0, clean in denoised_draws(prior, DRAWS, seed, TIMES):
             image = prior.decode(clean)
             error = image - prior.decode(z0)
             rows.append(_fit(error.cpu() / prior.scale, image.cpu() / prior.scale))

@@ -12,7 +12,7 @@ Model units (z, about unit variance) and physical units (x) meet only in `encode
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Self
@@ -130,3 +130,17 @@ class Prior(ABC):
         """
         times = np.linspace(0, 1, len(self.residuals))
         return float(np.exp(np.interp(t, times, np.log(self.residuals))))
+
+
+def denoised_draws(
+    prior: Prior, count: int, seed: int, times: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield draws z_0 and their estimates zhat_0, (count, *z_shape), at even times from 0 to 1."""
+    z0 = prior.draw(count, seed)
+    sources = generators(seed + 1, range(count))
+    denoise = type(prior).denoise  # past what counts: no method's own evaluations
+    for t in np.linspace(0, 1, times).tolist():
+        zt = prior.schedule.noise(z0, t, randn(prior.z_shape, sources, z0))
+        with torch.no_grad():
+            clean = denoise(prior, zt, t)
+        yield z0, clean

@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -133,10 +133,7 @@ def train(
     pool, losses = torch.from_numpy(images).to(config.device), []
     low, span = math.log(schedule.rho_min), math.log(schedule.rho_max / schedule.rho_min)
     for step in range(start, config.steps):
-        rate = min(1.0, (step + 1) / config.warmup)
-        rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * max(rate, 1e-3)
+        set_rate(optimiser, config, step)
         draws: Any = {"generator": generator, "device": pool.device}
         which = torch.randint(len(pool), (config.batch,), **draws)
         turn = torch.randint(8, (config.batch,), **draws)
@@ -153,8 +150,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         losses.append(loss.detach())
-        decay = min(config.ema, (step + 1) / (step + 10))
-        torch._foreach_lerp_(list(average.values()), list(current.values()), 1 - decay)
+        follow(average, current, config.ema, step)
         if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean):
@@ -172,6 +168,31 @@ def train(
             _write(state, checkpoint)
             yield step + 1, mean, average
             losses = []
+
+
+class Cosine(Protocol):
+    """Settings of any training whose rate rises in `warmup` steps and falls as a cosine."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+
+
+def set_rate(optimiser: torch.optim.Optimizer, config: Cosine, step: int) -> None:
+    """Set the learning rate of one step, in place."""
+    rate = min(1.0, (step + 1) / config.warmup)
+    rate *= 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    for group in optimiser.param_groups:
+        group["lr"] = config.rate * max(rate, 1e-3)
+
+
+def follow(average: dict[str, Tensor], current: dict[str, Tensor], ema: float, step: int) -> None:
+    """Move the average of the weights towards the current ones, in place."""
+    decay = min(ema, (step + 1) / (step + 10))
+    torch._foreach_lerp_(list(average.values()), list(current.values()), 1 - decay)
 
 
 def averaged(checkpoint: Path) -> dict[str, Tensor]:
