@@ -8,7 +8,8 @@ The difference of two, not D'(zhat_0 + delta) alone: a chain's later steps may n
 (for a learned denoiser they do not), and where the data say nothing a policy should be the prior.
 
 rho' and the share s are measured on simulated pairs, as those that bring zhat_0 + delta nearest to
-z_0; s is 0 where no rho' does, so an exact guidance stays exact and costs nothing more.
+z_0; s is 0 where that gains nothing worth two evaluations, so an exact guidance stays exact and
+costs nothing more.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ NODES = 12  # steps of the chain at which rho' and s are measured; between them 
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0)  # rho' / rho_min that are tried
 BELOW = 0.5  # rho' / rho at most
 SIGMAS = 3.0  # a gain of less than so many standard errors is none
+WORTH = 0.01  # nats of EUBO that a step must gain
 
 Simulate = Callable[[int, int], tuple[Tensor, Likelihood]]  # number, seed -> z_0 and their data
 
@@ -46,28 +48,31 @@ def measured(
 
     pairs: simulated at each of the times where both are measured, at least 2.
     """
-    nodes = np.unique(np.linspace(0, len(times) - 1, NODES).round().astype(int))
-    levels, shares = zip(
-        *(_best(prior, times[i], simulate(pairs, int(i)), int(i)) for i in nodes), strict=True
-    )
-    s, known = np.array(shares), np.array(shares) > 0
-    if not known.any():
+    steps, nodes = np.arange(len(times)), np.unique(np.linspace(0, len(times) - 1, NODES).round())
+    ends = (*times[1:], 0.0)
+    found = {
+        i: _best(prior, (times[i], ends[i]), simulate(pairs, i), i) for i in map(int, nodes)
+    }  # fmt: skip
+    known = [i for i, (_, share) in found.items() if share]
+    if not known:
         return [0.0] * len(times), [0.0] * len(times)
-    steps = np.arange(len(times))
-    share = np.interp(steps, nodes, s)
-    level = np.exp(np.interp(steps, nodes[known], np.log(np.array(levels)[known])))
+    levels, shares = zip(*(found[i] for i in known), strict=True)
+    share = np.interp(steps, known, shares, left=0.0, right=0.0)
+    level = np.exp(np.interp(steps, known, np.log(levels)))
     return (level * (share > 0)).tolist(), share.tolist()
 
 
 def _best(
-    prior: Prior, t: float, pairs: tuple[Tensor, Likelihood], seed: int
+    prior: Prior, step: tuple[float, float], pairs: tuple[Tensor, Likelihood], seed: int
 ) -> tuple[float, float]:
-    """Return rho' and s that bring zhat_0 + delta nearest to z_0 at one time."""
+    """Return rho' and s that bring zhat_0 + delta nearest to z_0 where a step begins."""
     z0, likelihood = pairs
+    t, kernel = step[0], prior.schedule.kernel(*step)
+    nats = kernel.pull**2 / (2 * kernel.variance)
     eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0)
     met = guide(prior, likelihood, prior.schedule.noise(z0, t, eps), t)
     error = (z0 - met.clean - met.delta).flatten(1).double()
-    best, found = 0.0, (0.0, 0.0)
+    best, found = WORTH, (0.0, 0.0)
     for factor in FACTORS:
         level = factor * prior.schedule.rho_min
         if level > BELOW * prior.schedule.rho(t):
@@ -75,7 +80,7 @@ def _best(
         with torch.no_grad():
             change = _change(prior, met, level).flatten(1).double()
         share = float(((change * error).sum() / change.square().sum()).nan_to_num().clamp(0, 1))
-        gain = (error.square() - (error - share * change).square()).sum(1)
+        gain = nats * (error.square() - (error - share * change).square()).sum(1)
         mean, spread = float(gain.mean()), float(gain.std()) / len(gain) ** 0.5
         if mean > max(best, SIGMAS * spread):
             best, found = mean, (level, share)
