@@ -21,12 +21,13 @@ from invprob.benchmark import TRAINED, VECTORS, benchmark, runnable
 
 PROBLEMS = (
     "gaussian/d2", "gaussian/d16", "gmm/d8_dy1_s0", "gmm/d8_dy2_s0", "gmm/d8_dy4_s0",
-    "gmm/d80_dy1_s0", "gmm/d80_dy2_s0", "gmm/d80_dy4_s0", "mixture16/mix", "mixture16/blind",
+    "gmm/d80_dy1_s0", "gmm/d80_dy2_s0", "gmm/d80_dy4_s0", "gmm/d800_dy1_s0", "gmm/d800_dy2_s0",
+    "gmm/d800_dy4_s0", "mixture16/mix", "mixture16/blind",
     "bipsda/half", "bipsda/one", "bipsda/xray", "bipsda/phase", "levy/gauss_denoising",
     "levy/gauss_convolution", "levy/laplace_convolution", "levy/laplace_fourier",
     "levy/student_imputation", "levy/bernoulli_laplace_convolution",
 )  # fmt: skip
-BASELINES = ("pigdm", "tds", "ddnm", "diffpir", "copaint", "dps")
+BASELINES = registry.names("baselines")
 OVERVIEW = ("oracle", "rtb", "rtb_raw", "guided", "pigdm", "tds", "copaint", "dps")
 FAR = 3.0  # times the floor: no verdict may be trust beyond
 Rows = dict[str, list[dict[str, Any]]]  # of every method, one a seed

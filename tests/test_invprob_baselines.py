@@ -14,8 +14,8 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 from invprob import registry
-from invprob.baselines import npse
 from invprob.baselines.base import Baseline
+from invprob.baselines.npse import NPSE
 from invprob.benchmark import benchmark
 from invprob.comparison import (
     Result,
@@ -53,6 +53,7 @@ SETTINGS = {  # short enough to run on everything
     "ddnm": "steps=12",
     "ddrm": "steps=12",
     "diffpir": "steps=12",
+    "diffrs": "steps=12,pairs=16",
     "dps": "steps=20,zeta=0.3",
     "fk": "steps=12",
     "fps_smc": "steps=12",
@@ -87,6 +88,7 @@ BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws 
     "dcps": 0.071,
     "ddnm": 0.248,
     "diffpir": 0.354,
+    "diffrs": 0.046,
     "dps": 0.161,
     "lgd_mc": 0.156,
     "mcg": 0.264,
@@ -371,12 +373,22 @@ def test_an_amortised_network_is_trained_once_for_an_instrument(
     def refuse(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(npse, "_fitted", refuse)
+    monkeypatch.setattr(NPSE, "fit", refuse)
     other = replace(data, data=data.data + 0.1)  # other data of the same instrument
     (second,) = compare(other, baselines=(name + "8",), n=2)
     assert second.scores["train_seconds"] == first.scores["train_seconds"]
     with pytest.raises(AssertionError, match="trained again"):
         compare(replace(data, noise_sigma=0.2), baselines=(name + "6",), n=2)
+
+
+@pytest.mark.slow
+def test_refused_steps_bring_guided_samples_nearer_to_the_posterior() -> None:
+    problem = registry.suite_class("gmm")().problem("d80_dy2_s0")
+    found = benchmark(problem, ("guided", "diffrs"), n=200)
+    guided, refused = (row["sliced_wasserstein"] for row in found.rows)
+    assert refused < 0.7 * guided
+    evaluations = [row["network_evaluations"] for row in found.rows]
+    assert evaluations[0] < evaluations[1] < 2 * evaluations[0]
 
 
 def test_a_twisted_step_is_weighted_by_its_density() -> None:
@@ -404,9 +416,11 @@ def test_particles_that_share_their_ancestors_are_warned_of(
 def test_all_that_can_run_are_told_from_those_that_cannot() -> None:
     _, data = observation()
     able, left_out = runnable(data)
-    assert set(able) == set(SETTINGS) - {"repaint", "npse"} - LATENT
+    trained = {"npse", "diffrs"}
+    assert set(able) == set(SETTINGS) - {"repaint", *trained} - LATENT
     assert left_out.pop("repaint") == "repaint is for inpainting alone, this is Blur"
-    assert left_out.pop("npse") == "npse trains first: name it"
+    for name in trained:
+        assert left_out.pop(name) == f"{name} trains first: name it"
     assert left_out == {n: f"{n} needs a latent prior, this one is of x itself" for n in LATENT}
     able, left_out = runnable(replace(data, operator=Blur((16, 16), border="zero")))
     assert set(able) | set(left_out) == set(SETTINGS)

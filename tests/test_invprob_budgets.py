@@ -153,5 +153,5 @@ def test_command_runs_all_that_can(folder: Path) -> None:
     names = {row["name"].partition(":")[0] for row in facts["methods"]}
     assert names == set(registry.names("baselines")) - set(facts["left_out"])
     assert set(facts["left_out"]) == {
-        "repaint", "npse", "psld", "resample", "latent_daps", "latent_dps",
+        "repaint", "npse", "diffrs", "psld", "resample", "latent_daps", "latent_dps",
     }  # fmt: skip

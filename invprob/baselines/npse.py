@@ -18,34 +18,27 @@ that the samples have the same certificate as those of RTB.
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
-import time
+from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline
+from invprob.baselines._learned import CHUNK, Learned
 from invprob.likelihood import Likelihood
 from invprob.policy import Guided, Policy
 from invprob.trajectory import Guidance, Move, Propose, batches, guide
-from operators.base import ForwardOperator
-from operators.noise import NoiseModel
 from priors.base import Prior
 
 LEVELS = 100  # noise levels that the network knows; a chain visits some or all of them
 VALUES = 2**23  # most values of x to learn from
-CHUNK = 128  # pairs that are simulated at a time
 EMA = 0.995  # decay of the average of the weights, which is what samples
-
-_NETWORKS: dict[str, tuple[Policy, float]] = {}  # trained in this process, and the seconds it took
 
 
 @dataclass(frozen=True)
-class NPSE(Baseline):
+class NPSE(Learned):
     """NPSE after `updates` Adam updates of `batch` out of `pairs` (as many as `VALUES` can hold).
 
     A chain has no more steps than `LEVELS`.
@@ -54,7 +47,6 @@ class NPSE(Baseline):
     summary = "a conditional denoiser trained on simulated pairs: the supervised rival of RTB"
     needs_linear = True
     needs_network_gradient = False
-    needs_training = True
     steps: int = 40
     pairs: int = 2**14
     updates: int = 3000
@@ -69,14 +61,58 @@ class NPSE(Baseline):
         grid, steps = prior.schedule.grid(LEVELS), min(self.steps, LEVELS)
         return tuple(grid[i] for i in np.linspace(0, LEVELS - 1, steps).round().astype(int))
 
-    def train(self, prior: Prior, likelihood: Likelihood) -> float:
-        """Train the network of this prior and instrument, once; return the seconds it took."""
-        return _trained(replace(self, steps=2), prior, likelihood.operator, likelihood.noise)[1]
+    def same(self) -> Hashable:
+        """Return the settings but `steps`: one network serves any number of them."""
+        return replace(self, steps=2)
+
+    def count(self, prior: Prior) -> int:
+        """Return how many pairs to simulate."""
+        return min(self.pairs, VALUES // math.prod(prior.z_shape))
+
+    def fit(self, prior: Prior, likelihood: Likelihood, z0: Tensor) -> Guided:
+        """Return the network trained on z_0 (N, *z_shape) and the likelihood of the data of each.
+
+        Every update draws z_t anew, at one level for the whole batch.
+        """
+        grid, schedule = prior.schedule.grid(LEVELS), prior.schedule
+        rng = np.random.default_rng(self.seed)
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = Guided(prior, LEVELS, self.width, self.blocks).to(prior.device)
+        network.scales = [math.hypot(1, 1 / schedule.rho(t)) ** -1 for t in grid[:-1]]
+        network.gain.data += torch.tensor(network.scales) - 1
+        average = copy.deepcopy(network).requires_grad_(False)
+        parts = [
+            _images(prior, replace(likelihood, y=likelihood.y[rows]))
+            for rows in batches(len(z0), CHUNK)
+        ]
+        images = Guidance(
+            *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Guidance))
+        )
+        adam = torch.optim.Adam(network.parameters(), self.rate, (0.9, 0.99))
+        for update in range(self.updates):
+            for group in adam.param_groups:
+                group["lr"] = self.rate * math.cos(math.pi / 2 * update / self.updates)
+            adam.zero_grad(set_to_none=True)
+            i = int(rng.integers(LEVELS - 1))
+            index = torch.from_numpy(rng.integers(len(z0), size=self.batch))
+            eps = torch.randn(z0[index].shape, generator=generator).to(z0)
+            z = schedule.noise(z0[index], grid[i], eps)
+            error = _estimate(network, prior, images[index], z, grid[i], i) - z0[index]
+            loss = (error / network.scales[i]).square().mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            adam.step()
+            decay = min(EMA, (update + 1) / (update + 10))
+            with torch.no_grad():
+                for own, other in zip(average.parameters(), network.parameters(), strict=True):
+                    own.lerp_(other, 1 - decay)
+        return average
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return the trained network as the sampler of one likelihood."""
-        one = replace(self, steps=2)  # one network for any number of steps
-        network = _trained(one, prior, likelihood.operator, likelihood.noise)[0]
+        network: Policy = self.learned(prior, likelihood)
         grid, times = prior.schedule.grid(LEVELS), self.times(prior)
         images = _images(prior, likelihood)
         last: tuple[float, Tensor] | None = None
@@ -109,72 +145,3 @@ def _estimate(
     read = replace(images, clean=crude, delta=r * images.delta, score=images.score / r)
     shift: Tensor = network(z / total**0.5, read, i)
     return crude + shift
-
-
-@lru_cache(maxsize=8)
-def _trained(
-    method: NPSE, prior: Prior, operator: ForwardOperator, noise: NoiseModel
-) -> tuple[Policy, float]:
-    """Return the network of a prior and an instrument, and the seconds that its training took."""
-    count = min(method.pairs, VALUES // math.prod(prior.z_shape))
-    z0 = prior.draw(count, seed=method.seed)
-    generator = torch.Generator().manual_seed(method.seed)
-    begun = time.monotonic()
-    with torch.no_grad():
-        y = torch.cat(
-            [
-                noise.sample(operator(prior.decode(z0[rows])), generator)
-                for rows in batches(count, CHUNK)
-            ]
-        )
-    # prior and instrument are what the pairs say of them, and which data are masked
-    digest = hashlib.sha256(repr(method).encode())
-    for part in (z0, y, noise.kept(operator.y_shape)):
-        digest.update(part.cpu().numpy().tobytes())
-    known = digest.hexdigest()
-    if known not in _NETWORKS:
-        network = _fitted(method, prior, Likelihood(operator, noise, y), z0)
-        _NETWORKS[known] = network, time.monotonic() - begun
-    return _NETWORKS[known]
-
-
-def _fitted(method: NPSE, prior: Prior, likelihood: Likelihood, z0: Tensor) -> Guided:
-    """Return the network trained on z_0 (N, *z_shape) and the likelihood of the data of each.
-
-    Every update draws z_t anew, at one level for the whole batch.
-    """
-    grid, schedule = prior.schedule.grid(LEVELS), prior.schedule
-    rng = np.random.default_rng(method.seed)
-    generator = torch.Generator().manual_seed(method.seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(method.seed)
-        network = Guided(prior, LEVELS, method.width, method.blocks).to(prior.device)
-    network.scales = [math.hypot(1, 1 / schedule.rho(t)) ** -1 for t in grid[:-1]]
-    network.gain.data += torch.tensor(network.scales) - 1
-    average = copy.deepcopy(network).requires_grad_(False)
-    parts = [
-        _images(prior, replace(likelihood, y=likelihood.y[rows]))
-        for rows in batches(len(z0), CHUNK)
-    ]
-    images = Guidance(
-        *(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Guidance))
-    )
-    adam = torch.optim.Adam(network.parameters(), method.rate, (0.9, 0.99))
-    for update in range(method.updates):
-        for group in adam.param_groups:
-            group["lr"] = method.rate * math.cos(math.pi / 2 * update / method.updates)
-        adam.zero_grad(set_to_none=True)
-        i = int(rng.integers(LEVELS - 1))
-        index = torch.from_numpy(rng.integers(len(z0), size=method.batch))
-        eps = torch.randn(z0[index].shape, generator=generator).to(z0)
-        z = schedule.noise(z0[index], grid[i], eps)
-        error = _estimate(network, prior, images[index], z, grid[i], i) - z0[index]
-        loss = (error / network.scales[i]).square().mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        adam.step()
-        decay = min(EMA, (update + 1) / (update + 10))
-        with torch.no_grad():
-            for own, other in zip(average.parameters(), network.parameters(), strict=True):
-                own.lerp_(other, 1 - decay)
-    return average
