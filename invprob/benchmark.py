@@ -2,6 +2,7 @@
 
     rtb       trained on the problem; its samples resampled where their path weights are reliable
     rtb_raw   the same samples as they were drawn
+    rtb_smc   the same policy's particles, resampled on the way (`sample --correct smc`)
     guided    the policy before training
     oracle    the exact posterior's denoiser on the same chain: the limit of any policy
     NAME      a training-free baseline
@@ -44,7 +45,7 @@ from invprob.trajectory import Progress, Propose
 from invprob.twins import Twins
 from operators.errors import NotDifferentiable, UnknownName
 
-TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives the row `rtb_raw` too
+TRAINED = ("rtb", "guided")  # what a policy samples; `rtb` gives `rtb_raw` and `rtb_smc` too
 REFERENCE = 10  # draws of the exact reference for each draw of a method
 REPEATS = 8  # exact draws behind the floor
 MMD_DRAWS = 1000  # of the reference, evenly taken: the kernel meets all pairs
@@ -172,7 +173,7 @@ def _run(
     reference: Array,
     progress: Progress | None,
 ) -> list[Result]:
-    """Return the result of one method: two for `rtb`, corrected and raw."""
+    """Return the result of one method: three for `rtb`, corrected by weights, raw, and by SMC."""
     prior, likelihood = problem.prior, problem.likelihood
     config = replace(config, seed=seed, steps=prior.steps)
 
@@ -201,17 +202,21 @@ def _run(
             method = replace(method, steps=prior.steps)  # type: ignore[type-var]
         seconds, sampler = method.train(prior, likelihood), partial(method.propose, prior)
         times, particles = method.times(prior), method.particles
-    draws, cost = measured(prior, likelihood, sampler, times, n, seed, report, particles)
     gaps = None if policy is None else _twin_gaps(problem, policy, config)
     pixels = likelihood.noise.count(likelihood.operator.y_shape)
-    draws, certificate = certified(draws, pixels, seed, gaps)
-    cost["train_seconds"] = seconds
+
+    def sampled(smc: bool) -> tuple[Draws, Certificate, dict[str, float]]:
+        drawn, cost = measured(prior, likelihood, sampler, times, n, seed, report, smc)
+        return *certified(drawn, pixels, seed, gaps), cost | {"train_seconds": seconds}
+
+    draws, certificate, cost = sampled(particles)
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
     default = corrected(draws, certificate, pixels, "auto", seed)[1:]
     return [
         _result("rtb", problem, *default, cost, reference),
         _result("rtb_raw", problem, draws, certificate, cost, reference),
+        _result("rtb_smc", problem, *sampled(True), reference),
     ]
 
 

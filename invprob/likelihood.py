@@ -16,6 +16,8 @@ where W^-1 = Sigma and W^-1 s = y - A(u) if the noise is Gaussian.
 Where the derivative of the denoiser gives a better covariance T, Tweedie's formula, the shift is
 that of T: conjugate gradients on A T A^T + Sigma that (A R A^T + Sigma)^-1 preconditions. Each
 costs a network evaluation and few do, for R is near T (Boys et al. 2023; Hestenes & Stiefel 1952).
+Where A is not linear or the noise not Gaussian, they are linearised about where R has led, and the
+shift of T is kept where it fits the data no worse.
 
 An R that is bounded by c, R = (S^-1 + I/c)^-1, is S with x itself as further data
 (`operators._stacked`). Boys et al. 2023, arXiv 2310.06721, eq. 10; Song et al. 2023,
@@ -94,11 +96,22 @@ class Likelihood:
         operator = within or self.operator
         mean, jacobian = operator.linearise(x)
         score = jacobian.adjoint(self.noise.score(self.y.expand_as(mean), mean))
-        linear = operator.linear and isinstance(self.noise, Gaussian)
-        if linear and isinstance(covariance, Bounded) and covariance.tangent:
-            delta, potential = self._tangent_shift(covariance, mean, jacobian)
-        else:
-            delta, _, potential = self._shifted(x, covariance, operator, mean, jacobian)
+        tangent = isinstance(covariance, Bounded) and covariance.tangent is not None
+        if tangent and operator.linear and isinstance(self.noise, Gaussian):
+            residual = self.y - mean
+            delta, potential = self._tangent_shift(covariance, jacobian, self.noise, residual)
+            return delta, score, potential
+        delta, _, potential = self._shifted(x, covariance, operator, mean, jacobian)
+        if tangent:  # once more, about where R has led
+            mean, jacobian = operator.linearise(x + delta)
+            known = self.noise.misfit(self.y.expand_as(mean), mean)
+            around = self._locally_gaussian(mean, jacobian)
+            finer, _ = self._tangent_shift(
+                covariance, around[0], around[1], around[2] + around[0](delta)
+            )
+            found = operator(x + finer)
+            better = self.noise.misfit(self.y.expand_as(found), found) <= known
+            delta = torch.where(better.view(-1, *[1] * (x.ndim - 1)), finer, delta)
         return delta, score, potential
 
     def pull(
@@ -137,16 +150,15 @@ class Likelihood:
         return delta, pull, -(residual.flatten(1) * own).double().sum(1) / 2
 
     def _tangent_shift(
-        self, covariance: Bounded, mean: Tensor, jacobian: LinearMap
+        self, covariance: Covariance, jacobian: LinearMap, noise: Gaussian, residual: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the shift by the tangent T of the covariance R, and the potential by R.
 
         What conjugate gradients leave of the residual is left to R. A direction in which T is not
         positive, as an inexact network's may be, is not walked.
         """
-        assert isinstance(self.noise, Gaussian) and covariance.tangent
-        noise = self.noise
-        precision = noise.precision_as(mean)
+        assert isinstance(covariance, Bounded) and covariance.tangent
+        precision = noise.precision_as(residual)
         variance = torch.where(precision > 0, 1 / precision, 0.0)
 
         def solve(b: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
@@ -155,7 +167,7 @@ class Likelihood:
             )
             return solved.flatten(1)[:, : b[0].numel()].view_as(b), shift
 
-        residual = torch.where(precision > 0, self.y - mean, 0.0)
+        residual = torch.where(precision > 0, residual, 0.0)
         own, rest = solve(residual, CG_TOLERANCE)
         direction, size = own, _dot(residual, own)
         goal, potential = TANGENT_TOLERANCE * size, -size / 2

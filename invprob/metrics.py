@@ -146,15 +146,15 @@ def mmd_squared(a: Array, b: Array) -> float:
     apart = cdist(b, b)
     width = apart.sum() / (len(b) * (len(b) - 1))
 
-    def kernel(distance: Array) -> Array:
-        value: Array = np.exp(-np.square(distance) / (4 * width))  # of j = 2; the others by squares
-        total = value
-        for _ in range(4):
-            value = np.square(value)
-            total = total + value
+    def summed(one: Array, two: Array) -> float:
+        """Return the sum of the kernel over all pairs; its width is that of b."""
+        total = 0.0
+        for rows in np.array_split(one, max(1, len(one) * len(two) // CHUNK)):
+            value = np.exp(-np.square(cdist(rows, two)) / (4 * width))  # of j = 2
+            for _ in range(5):
+                total += float(value.sum())
+                value = np.square(value)  # the others by squares
         return total
 
-    within = [
-        (kernel(d).sum() - 5 * len(d)) / (len(d) * (len(d) - 1)) for d in (cdist(a, a), apart)
-    ]
-    return float(sum(within) - 2 * kernel(cdist(a, b)).mean())
+    within = [(summed(x, x) - 5 * len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
+    return sum(within) - 2 * summed(a, b) / (len(a) * len(b))

@@ -65,7 +65,7 @@ class PixelConfig:
     turns: bool = True  # draws turned by right angles and flipped are as likely as they were
     residuals: tuple[float, ...] = ()  # E|z_0 - zhat_0|^2 / d on even times
     residual_model: ResidualModel | None = None
-    tangent_below: float = 0.0  # noise ratio below which the network's derivative is better still
+    tangent_below: float = 0.4  # noise ratio below which the network's derivative is better still
     sha256: str = ""  # of the weights files, one after another
     version: int = FORMAT_VERSION
     module: str = "pixel"  # of `priors/`, which reads the folder

@@ -207,12 +207,14 @@ def test_the_oracle_lies_near_the_floor_and_its_weights_give_the_evidence(name: 
 def test_a_trained_policy_brackets_the_evidence() -> None:
     found = benchmark(problem("gaussian/d2"), ("rtb",), n=500, config=SMALL)
     rows = {row["name"]: row for row in found.rows}
-    assert list(rows) == ["rtb", "rtb_raw"]
+    assert list(rows) == ["rtb", "rtb_raw", "rtb_smc"]
     assert rows["rtb"]["elbo"] <= rows["rtb"]["log_z_exact"] <= rows["rtb"]["eubo"]
     assert rows["rtb"]["log_z"] == pytest.approx(rows["rtb"]["log_z_exact"], abs=0.1)
     assert rows["rtb"]["sliced_wasserstein"] < 2 * (found.floor["floor"] or 0)
     assert rows["rtb"]["elbo"] == rows["rtb_raw"]["elbo"]
-    assert [r.certificate.corrected for r in found.results] == ["psis", "none"]
+    assert [r.certificate.corrected for r in found.results] == ["psis", "none", "smc"]
+    assert rows["rtb_smc"]["log_z"] == pytest.approx(rows["rtb"]["log_z_exact"], abs=0.1)
+    assert rows["rtb_smc"]["sliced_wasserstein"] < 2 * (found.floor["floor"] or 0)
     assert rows["rtb"]["mode_weight_error"] is None  # one mode
 
 

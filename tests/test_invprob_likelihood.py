@@ -345,3 +345,28 @@ def test_posterior_with_two_modes(operator: Pointwise) -> None:
     positive = draws.x[:, 0] > 0
     assert weights[positive].sum() / weights.sum() == pytest.approx(share, abs=0.06)
     assert 0.7 < positive.mean() < 0.95, "both modes are drawn"
+
+
+def test_a_tangent_refines_what_is_linearised_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """About where R has led: of a linear operator taken as any other, the closed form of T."""
+    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "TANGENT_CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(module, "TANGENT_TOLERANCE", 1e-12)
+    monkeypatch.setattr(module, "TANGENT_STEPS", 6)
+    matrix, x = np.random.default_rng(0).normal(size=(4, 6)), normal(3, 6, seed=1)
+    y, noise = matrix @ normal(6, seed=5).numpy(), Gaussian(0.3)
+    data = torch.from_numpy(y)[None]
+    wide = Bounded(spread(6, seed=2)[1], 0.5, lambda u: 4 * spread(6)[1](u))
+    exact, _, _ = Likelihood(Linear(matrix), noise, data).guidance(x, wide)
+    other = Likelihood(Pointwise(matrix, lambda a: a), noise, data)
+    found, score, potential = other.guidance(x, wide)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
+    plain = other.guidance(x, Bounded(wide.spread, wide.limit))
+    assert not torch.allclose(plain[0], exact, rtol=0.05)
+    torch.testing.assert_close(score, plain[1])
+    torch.testing.assert_close(potential, plain[2])
+    # a shift that fits the data less well is not taken: here T knows of nothing
+    narrow = Bounded(wide.spread, wide.limit, lambda u: 1e-9 * u)
+    kept = other.guidance(x, narrow)[0]
+    misfits = [noise.misfit(data.expand(3, 4), other.operator(x + d)) for d in (kept, plain[0])]
+    assert bool((misfits[0] <= misfits[1]).all())
