@@ -59,7 +59,7 @@ mode weights; MMD² is without bias, so about 0 where laws agree; the MMSE gap i
 the exact posterior's the mean of the samples estimates the truth, given the data; coverage is the
 share of exact draws inside central 90% intervals of the samples, value by value; residuals are in
 noise standard deviations. Problems of `levy` are compared as processes. `rtb` is resampled by its
-path weights where they are reliable, `rtb_raw` is not, `rtb_smc` are its policy's particles,
+path weights where they are reliable and mend more than this blurs, `rtb_raw` is not, `rtb_smc` are its policy's particles,
 resampled on the way (`sample --correct smc`); `guided` is the policy before training;
 `oracle` is the exact denoiser on the same chain. All walk the same grid of times; evaluations of
 the denoiser are per sample. Step sizes of baselines are tuned on simulated twins, as `--tune` does,

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from invprob import distributed
 from invprob.certificate import TRUSTED_SHARE, Certificate, misfit, reliable
-from invprob.correction import Islands, resample
+from invprob.correction import Islands, resample, worthwhile
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Progress, Propose, batches, rollout
 from operators.errors import NumericalError, UnknownName
@@ -28,6 +29,7 @@ from priors.process import generators
 
 CORRECTIONS = ("auto", "none", "psis", "smc")
 IN_FLIGHT = 32 * 64 * 64  # values of x in one batch: bounds memory, changes no result
+SKETCH = 16  # random projections
 FEW_FAMILIES = 0.1  # share of distinct ancestors below which SMC is warned of
 
 Array = NDArray[np.float64]
@@ -36,11 +38,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scores:
-    """What is known of n samples besides themselves, each (n,)."""
+    """What is known of n samples besides themselves, each (n,) where not said otherwise."""
 
     log_likelihood: Array
     log_weight: Array  # log w of the path; NaN where the sampler has no density
     chi2: Array  # per unmasked pixel
+    sketch: Array  # projections of x, (n, SKETCH): do path weights matter to them?
     island: int = 1  # particles that SMC resampled together; 1: independent samples
 
     def taken(self, index: NDArray[np.int64], log_weight: float) -> Self:
@@ -131,6 +134,7 @@ def drawn(
                 log_likelihood=log_likelihood,
                 log_weight=log_weight,
                 chi2=chi2,
+                sketch=images.reshape(len(images), -1) @ _directions(images[0].size),
                 island=size if smc else 1,
             ),
         )
@@ -141,6 +145,12 @@ def drawn(
             "resampling left %.0f%% of the particles with an ancestor of their own: the others "
             "share theirs, and look alike. Draw more samples", 100 * families,
         )  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _directions(d: int) -> NDArray[np.float32]:
+    """Return the directions of the sketch, (d, SKETCH), the same for all samples."""
+    return np.random.default_rng(0).standard_normal((d, SKETCH), dtype=np.float32)
 
 
 def batch_size(x_shape: tuple[int, ...]) -> int:
@@ -161,12 +171,23 @@ def corrected(
     """Return which draws to take, in ascending order, these draws and their certificate.
 
     "psis" draws the samples again by importance, and so does "smc" the particles it was drawn
-    with; "auto" is "psis" where the weights are reliable and "none" otherwise. `pixels` counts the
-    unmasked data. Raises NumericalError where the weights are not finite.
+    with; "auto" is "psis" where the weights are reliable and mend more than resampling blurs, and
+    "none" otherwise. `pixels` counts the unmasked data. Raises NumericalError where the weights are
+    not finite.
     """
     trusted = reliable(known.ess, known.pareto_k)
+    if how == "auto" and trusted and known.ess is not None:
+        even = known.ess >= TRUSTED_SHARE * known.n and misfit(known.chi2_per_pixel, pixels) is None
+        if even and not worthwhile(draws.log_weight, draws.sketch):
+            word = (
+                "trust: correction would blur the samples by more than it would mend them "
+                f"(Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
+            )
+            fair = known.verdict.startswith("trust")
+            return np.arange(known.n), draws, known if fair else replace(known, verdict=word)
+        how = "psis"
     if how == "auto":
-        how = "psis" if trusted else "none"
+        how = "none"
     if how == "none":
         return np.arange(len(draws.chi2)), draws, known
     if known.ess is None:

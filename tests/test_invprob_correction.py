@@ -8,7 +8,7 @@ import torch
 from scipy.stats import multivariate_normal, norm
 
 from invprob.certificate import certify, log_mean
-from invprob.correction import Islands, resample, smoothed, systematic
+from invprob.correction import Islands, resample, smoothed, systematic, worthwhile
 from invprob.draws import Draws, corrected
 from invprob.policy import Guided
 from invprob.suites.gaussian import chain_covariance
@@ -51,19 +51,24 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
     x = np.random.default_rng(0).normal(size=2000)
     even, single = x / 2 - 0.125, np.where(np.arange(2000) == 7, 50.0, 0.0)
     few = 2.1 * x  # ESS is about 130
-    for log_w, how in ((even, "psis"), (few, "psis"), (single, "none")):
+    beside = np.random.default_rng(1).normal(size=2000)  # x has nothing to do with it
+    cases = ((even, "psis"), (few, "psis"), (beside, "none"), (single, "none"))
+    for log_w, how in cases:
         draws = Draws(
             x=x[:, None].astype("f4"),
             log_likelihood=x,
             log_weight=log_w,
             chi2=np.where(x > 0, 1.05, 0.95),
+            sketch=x[:, None].astype("f4"),
         )
         known = certify(log_w, draws.chi2, 100)
         _, found, certificate = corrected(draws, known, 100, "auto", seed=0)
         assert certificate.corrected == how
         assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())
         if how == "none":
-            assert found is draws and certificate is known
+            assert found is draws
+            blurs = certificate.verdict.startswith("trust: correction would blur")
+            assert blurs if log_w is beside else certificate is known
             continue
         if log_w is few:
             assert certificate.verdict.startswith("corrected, but worth 1")
@@ -71,6 +76,21 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
         assert found.x.mean() == pytest.approx(0.5, abs=0.1)
         assert certificate.verdict.startswith("trust the corrected samples (psis: Pareto k")
         assert corrected(draws, known, 10**6, "psis", 0)[2].verdict.startswith("do not trust")
+
+
+def test_correction_is_worthwhile_where_it_brings_means_nearer() -> None:
+    """Of N(0, 1) samples of N(shift, 1), with weights that also vary for other reasons."""
+    rng = np.random.default_rng(0)
+    found = {}
+    for shift in (0.0, 0.02, 0.5):
+        chosen = []
+        for _ in range(20):
+            x, beside = rng.normal(size=(1000, 4)), rng.normal(size=1000)
+            chosen.append(worthwhile(shift * x.sum(1) + beside, x))
+        found[shift] = np.mean(chosen)
+    assert found[0.0] <= 0.1 and found[0.02] <= 0.3 and found[0.5] == 1
+    assert not worthwhile(np.zeros(50), rng.normal(size=(50, 4)))
+    assert not worthwhile(rng.normal(size=50), np.ones((50, 4)))
 
 
 @pytest.mark.slow
