@@ -59,14 +59,14 @@ mode weights; MMD² is without bias, so about 0 where laws agree; the MMSE gap i
 the exact posterior's the mean of the samples estimates the truth, given the data; coverage is the
 share of exact draws inside central 90% intervals of the samples, value by value; residuals are in
 noise standard deviations. Problems of `levy` are compared as processes. `rtb` is resampled by its
-path weights where they are reliable and mend more than this blurs, `rtb_raw` is not, `rtb_smc` are its policy's particles,
-resampled on the way (`sample --correct smc`); `guided` is the policy before training;
-`oracle` is the exact denoiser on the same chain. All walk the same grid of times; evaluations of
-the denoiser are per sample. Step sizes of baselines are tuned on simulated twins, as `--tune` does,
-and stand below the tables; their other settings are the defaults. RTB trains with {training}. EUBO
-is the mean of log w under the normalised weights where these are reliable, else the ELBO plus the
-gap of simulated twins (other data, same instrument), which is an estimate and no bound. A dash is
-not defined. Times are of one busy CPU core."""
+path weights where they are reliable and mend more than this blurs, `rtb_raw` is not, `rtb_smc` are
+its policy's particles, resampled on the way (`sample --correct smc`); `guided` is the policy before
+training; `oracle` is the exact denoiser on the same chain. All walk the same grid of times;
+evaluations of the denoiser are per sample. Step sizes of baselines are tuned on simulated twins, as
+`--tune` does, and stand below the tables; their other settings are the defaults. RTB trains with
+{training}. EUBO is the mean of log w under the normalised weights where these are reliable, else
+the ELBO plus the gap of simulated twins (other data, same instrument), which is an estimate and no
+bound. A dash is not defined. Times are of one busy CPU core."""
 
 
 def main() -> None:
