@@ -176,18 +176,14 @@ def corrected(
     not finite.
     """
     trusted = reliable(known.ess, known.pareto_k)
-    if how == "auto" and trusted and known.ess is not None:
-        even = known.ess >= TRUSTED_SHARE * known.n and misfit(known.chi2_per_pixel, pixels) is None
-        if even and not worthwhile(draws.log_weight, draws.sketch):
-            word = (
-                "trust: correction would blur the samples by more than it would mend them "
-                f"(Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
-            )
-            fair = known.verdict.startswith("trust")
-            return np.arange(known.n), draws, known if fair else replace(known, verdict=word)
-        how = "psis"
     if how == "auto":
-        how = "none"
+        how = "psis" if trusted else "none"
+        if trusted and _needless(draws, known, pixels):
+            how = "none"
+            if not known.verdict.startswith("trust"):
+                word = "trust: correction would blur the samples by more than it would mend them"
+                evenness = f"(Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
+                known = replace(known, verdict=f"{word} {evenness}")
     if how == "none":
         return np.arange(len(draws.chi2)), draws, known
     if known.ess is None:
@@ -202,3 +198,11 @@ def corrected(
             word = f"corrected, but worth {known.ess:.0f} draws: train longer for more {evenness}"
         verdict = misfit(fit, pixels) or word
     return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)
+
+
+def _needless(draws: Scores, known: Certificate, pixels: int) -> bool:
+    """Return whether draws whose weights are reliable are as good as corrected ones."""
+    few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
+    if few or misfit(known.chi2_per_pixel, pixels):
+        return False
+    return not worthwhile(draws.log_weight, draws.sketch)
