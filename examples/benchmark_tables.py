@@ -88,7 +88,7 @@ def main() -> None:
     c = VECTORS
     training = (
         f"{c.warm_steps} warm-start steps of {c.warm_batch}, then {c.rtb_steps} RTB steps of "
-        f"{c.paths} paths at rate {c.rtb_rate:g}"
+        f"{c.paths} paths at rate {c.rtb_rate:g}, of a network of width {c.width}"
     )
     options = f" --seeds {asked.seeds}" if asked.seeds > 1 else ""
     seeds = "one seed"

@@ -56,8 +56,8 @@ SCENES = {
     "burgers": Scene(shape=(32,), settings={"duration": 0.5, "steps": 24}),
     "denoising": Scene("digits-32", noise=0.3),
     "full_waveform": Scene(
-        shape=(16, 24),
-        settings={"duration": 0.5, "samples": 50, "shots": 2, "receivers": 24, "absorbing": 8},
+        shape=(12, 16),
+        settings={"duration": 0.5, "samples": 50, "shots": 2, "receivers": 16, "absorbing": 6},
     ),
     "hdr": Scene("digits-32"),
     "inpainting": Scene("digits-32"),
