@@ -57,7 +57,7 @@ SCENES = {
     "denoising": Scene("digits-32", noise=0.3),
     "full_waveform": Scene(
         shape=(12, 16),
-        settings={"duration": 0.5, "samples": 50, "shots": 2, "receivers": 16, "absorbing": 6},
+        settings={"duration": 0.3, "samples": 30, "shots": 2, "receivers": 16, "absorbing": 6},
     ),
     "hdr": Scene("digits-32"),
     "inpainting": Scene("digits-32"),
