@@ -136,7 +136,9 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
     means = [result.draws.x.mean(0) for result in results]
     stds = [result.draws.x.std(0) for result in results]
     scale = norm(means[0] if truth is None else truth)
-    spread = Normalize(0, float(max(std.max() for std in stds)) or 1.0)
+    tops = [float(std.max()) for std in stds]
+    # a method that has diverged would leave all others dark
+    spread = Normalize(0, min(max(tops), 3 * float(np.median(tops))) or 1.0)
     figure, axes = grid(1 + len(results), 5, side=3.0)
     axes[0, 1].set_axis_off()
     if x_plane.unit and means[0].ndim > 1:  # once, or it would take the images' room
