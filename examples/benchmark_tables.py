@@ -66,7 +66,8 @@ evaluations of the denoiser are per sample. Step sizes of baselines are tuned on
 `--tune` does, and stand below the tables; their other settings are the defaults. RTB trains with
 {training}. EUBO is the mean of log w under the normalised weights where these are reliable, else
 the ELBO plus the gap of simulated twins (other data, same instrument), which is an estimate and no
-bound. A dash is not defined. Times are of one busy CPU core."""
+bound. A dash is not defined. Times are of one busy CPU core. Baselines beside what their
+papers print are in [published_numbers.md](published_numbers.md)."""
 
 
 def main() -> None:
