@@ -102,6 +102,16 @@ def test_samples_and_comparisons_have_a_panel_each(make: Any) -> None:
     assert len(filled) == 2 + 5 + 4  # the second has one sample
 
 
+def test_a_method_that_has_diverged_leaves_the_others_their_scale() -> None:
+    observation = lens()
+    known, wild = draws(observation, 3), draws(observation, 3)
+    wild.x = 1e9 * wild.x
+    results: Any = [SimpleNamespace(name="one", draws=some) for some in (known, known, wild)]
+    figure = figures.compare_figure(observation, results)
+    (std,) = (a for a in figure.axes if a.get_title() == "std")
+    assert std.images[0].norm.vmax <= 3 * known.x.std(0).max()
+
+
 def test_data_without_a_truth_are_shown_in_units_of_the_noise() -> None:
     observation = dataclasses.replace(lens(), truth=None)
     assert titles(figures.observation_figure(observation))[-1].startswith("data / σ")
