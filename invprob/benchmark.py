@@ -1,6 +1,6 @@
 """Methods against problems whose exact posterior is known: the distance to it, and its floor.
 
-    rtb       trained on the problem; its samples resampled where their path weights are reliable
+    rtb       trained on the problem; its samples as `sample` corrects them by default
     rtb_raw   the same samples as they were drawn
     rtb_smc   the same policy's particles, resampled on the way (`sample --correct smc`)
     guided    the policy before training

@@ -111,7 +111,7 @@ class Likelihood:
             )
             found = operator(x + finer)
             better = self.noise.misfit(self.y.expand_as(found), found) <= known
-            delta = torch.where(better.view(-1, *[1] * (x.ndim - 1)), finer, delta)
+            delta = torch.where(column(better, delta) > 0, finer, delta)
         return delta, score, potential
 
     def pull(

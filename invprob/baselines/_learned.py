@@ -28,15 +28,16 @@ class Learned(Baseline):
     """A method whose `propose` needs what `fit` makes of simulated pairs."""
 
     needs_training = True
+    pairs: int
     seed: int
 
     @abstractmethod
     def fit(self, prior: Prior, likelihood: Likelihood, z0: Tensor) -> Any:
         """Return what is learned of draws z_0 (N, *z_shape) and the likelihood of data of each."""
 
-    @abstractmethod
     def count(self, prior: Prior) -> int:
         """Return how many pairs to simulate."""
+        return self.pairs
 
     def same(self) -> Hashable:
         """Return what of the settings decides what is learned."""
@@ -44,16 +45,16 @@ class Learned(Baseline):
 
     def train(self, prior: Prior, likelihood: Likelihood) -> float:
         """Learn what this prior and instrument need, once; return the seconds it took."""
-        return _learned(self, self.same(), prior, likelihood.operator, likelihood.noise)[1]
+        return _learned(self, prior, likelihood.operator, likelihood.noise)[1]
 
     def learned(self, prior: Prior, likelihood: Likelihood) -> Any:
         """Return what `fit` returned for this prior and instrument."""
-        return _learned(self, self.same(), prior, likelihood.operator, likelihood.noise)[0]
+        return _learned(self, prior, likelihood.operator, likelihood.noise)[0]
 
 
 @lru_cache(maxsize=8)
 def _learned(
-    method: Learned, same: Hashable, prior: Prior, operator: ForwardOperator, noise: NoiseModel
+    method: Learned, prior: Prior, operator: ForwardOperator, noise: NoiseModel
 ) -> tuple[Any, float]:
     """Return what a method learned of a prior and an instrument, and the seconds that it took."""
     z0 = prior.draw(method.count(prior), seed=method.seed)
@@ -67,7 +68,7 @@ def _learned(
             ]
         )
     # prior and instrument are what the pairs say of them, and which data are masked
-    digest = hashlib.sha256(repr(same).encode())
+    digest = hashlib.sha256(repr(method.same()).encode())
     for part in (z0, y, noise.kept(operator.y_shape)):
         digest.update(part.cpu().numpy().tobytes())
     known = digest.hexdigest()

@@ -14,7 +14,7 @@ drawn anew from the same step, at most `tries` times.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -68,10 +68,6 @@ class DiffRS(Learned):
             raise ObservationError(
                 f"needed pairs >= 2, tries >= 1 and quantile in [0, 1], found {self}"
             )
-
-    def count(self, prior: Prior) -> int:
-        """Return how many pairs to simulate."""
-        return self.pairs
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return DiffRS as the sampler of one likelihood."""
@@ -190,8 +186,8 @@ def _logistic(terms: Tensor, zeros: int) -> Tensor:
 def _put(all_met: Guidance, index: Tensor, some: Guidance) -> Guidance:
     """Return guidance whose items `index` are replaced."""
     return Guidance(
-        all_met.clean.index_copy(0, index, some.clean),
-        all_met.delta.index_copy(0, index, some.delta),
-        all_met.score.index_copy(0, index, some.score),
-        all_met.potential.index_copy(0, index, some.potential),
+        *(
+            getattr(all_met, f.name).index_copy(0, index, getattr(some, f.name))
+            for f in fields(Guidance)
+        )
     )
