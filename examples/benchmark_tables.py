@@ -49,8 +49,8 @@ COLUMNS = {  # headings and what stands under them
     "training s": "train_seconds",
 }
 HEAD = """\
-Made by `make tables` (`python examples/benchmark_tables.py{options}`) with invprob {version}: {n}
-samples a method, {seeds}. Distances are to a stratified exact reference of ten times as many draws;
+Made by `python examples/benchmark_tables.py{options}` (`make tables`: every baseline, one seed) with
+invprob {version}: {n} samples a method, {seeds}. Distances are to a stratified exact reference of ten times as many draws;
 the row *exact draws* is what {n} independent exact draws leave, mean ± standard deviation over 8.
 Where the posterior is known by stored draws alone (`levy` but for its Gauss law, `bipsda/xray`,
 `bipsda/phase`) one half of them is the reference and the other what exact draws leave. W is the
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=Path("benchmarks"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
+    parser.add_argument("--baselines", nargs="+", default=list(BASELINES), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--n", type=int, default=1000)
     asked = parser.parse_args()
@@ -83,7 +84,9 @@ def main() -> None:
     lines: list[str] = []
     tables: dict[str, tuple[Rows, float]] = {}
     for name in asked.problems:
-        part, line, tables[name] = section(name, asked.n, range(asked.seeds), asked.cells)
+        part, line, tables[name] = section(
+            name, asked.baselines, asked.n, range(asked.seeds), asked.cells
+        )
         parts.append(part)
         lines.append(line)
     c = VECTORS
@@ -92,6 +95,8 @@ def main() -> None:
         f"{c.paths} paths at rate {c.rtb_rate:g}, of a network of width {c.width}"
     )
     options = f" --seeds {asked.seeds}" if asked.seeds > 1 else ""
+    if asked.baselines != list(BASELINES):
+        options += f" --baselines {' '.join(asked.baselines)}"
     seeds = "one seed"
     if asked.seeds > 1:
         seeds = f"mean ± standard deviation over {asked.seeds} seeds of training and sampling"
@@ -177,7 +182,9 @@ def listed(names: list[str]) -> str:
     return f"; not {', '.join(names)}" if names else ""
 
 
-def section(name: str, n: int, seeds: range, cells: Path) -> tuple[str, str, tuple[Rows, float]]:
+def section(
+    name: str, baselines: list[str], n: int, seeds: range, cells: Path
+) -> tuple[str, str, tuple[Rows, float]]:
     """Return the table of one problem, its line of the overview, and its rows with the floor.
 
     Runs what is missing.
@@ -186,9 +193,9 @@ def section(name: str, n: int, seeds: range, cells: Path) -> tuple[str, str, tup
     problem = registry.suite_class(suite)().problem(own)
     rows: Rows = {}
     able = runnable(problem)
-    for method in (name for name in (*TRAINED, "oracle", *BASELINES) if name in able):
+    for method in (name for name in (*TRAINED, "oracle", *baselines) if name in able):
         for seed in seeds:
-            tuned = "-tuned" if method in BASELINES else ""
+            tuned = "-tuned" if method in baselines else ""
             file = cells / name / f"{method}{tuned}-n{n}-s{seed}.json"
             if not file.exists():
                 found = benchmark(problem, (method,), n, (seed,), tune=True)
