@@ -49,9 +49,10 @@ COLUMNS = {  # headings and what stands under them
     "training s": "train_seconds",
 }
 HEAD = """\
-Made by `python examples/benchmark_tables.py{options}` (`make tables`: every baseline, one seed) with
-invprob {version}: {n} samples a method, {seeds}. Distances are to a stratified exact reference of ten times as many draws;
-the row *exact draws* is what {n} independent exact draws leave, mean ± standard deviation over 8.
+Made by `python examples/benchmark_tables.py{options}` (`make tables`: all baselines, one seed) with
+invprob {version}: {n} samples a method, {seeds}. Distances are to a stratified exact reference of
+ten times as many draws; the row *exact draws* is what {n} independent exact draws leave, mean ±
+standard deviation over 8.
 Where the posterior is known by stored draws alone (`levy` but for its Gauss law, `bipsda/xray`,
 `bipsda/phase`) one half of them is the reference and the other what exact draws leave. W is the
 1-Wasserstein distance over 1000 projections, in units of x; mode error the total variation between
