@@ -176,14 +176,20 @@ def corrected(
     not finite.
     """
     trusted = reliable(known.ess, known.pareto_k)
+    few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
     if how == "auto":
-        how = "psis" if trusted else "none"
-        if trusted and _needless(draws, known, pixels):
-            how = "none"
-            if not known.verdict.startswith("trust"):
-                word = "trust: correction would blur the samples by more than it would mend them"
-                evenness = f"(Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
-                known = replace(known, verdict=f"{word} {evenness}")
+        unfit = misfit(known.chi2_per_pixel, pixels) is not None
+        mends = trusted and (unfit or worthwhile(draws.log_weight, draws.sketch))
+        how = "psis" if mends else "none"
+        if trusted and not mends and not known.verdict.startswith("trust"):
+            word = "trust: correction would blur the samples by more than it would mend them"
+            if few:
+                word = (
+                    f"approximate: path weights worth {known.ess:.0f} draws show no error, "
+                    "and would miss a small one: train longer"
+                )
+            evenness = f"(Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
+            known = replace(known, verdict=f"{word} {evenness}")
     if how == "none":
         return np.arange(len(draws.chi2)), draws, known
     if known.ess is None:
@@ -194,15 +200,7 @@ def corrected(
     if trusted and draws.island == 1:
         evenness = f"({how}: Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
         word = f"trust the corrected samples {evenness}"
-        if known.ess < TRUSTED_SHARE * known.n:
+        if few:
             word = f"corrected, but worth {known.ess:.0f} draws: train longer for more {evenness}"
         verdict = misfit(fit, pixels) or word
     return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)
-
-
-def _needless(draws: Scores, known: Certificate, pixels: int) -> bool:
-    """Return whether draws whose weights are reliable are as good as corrected ones."""
-    few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
-    if few or misfit(known.chi2_per_pixel, pixels):
-        return False
-    return not worthwhile(draws.log_weight, draws.sketch)

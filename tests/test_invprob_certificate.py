@@ -44,7 +44,18 @@ def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> N
     apart = even + np.repeat(rng.normal(0, 3, 8), 16)
     assert "8 islands of particles is" in certify(apart, chi2, 100, island=16).verdict
     assert certify(even, chi2, 100, island=64).verdict.startswith("approximate")
-    assert "is unknown" in certify(even, chi2, 100, island=128).verdict
+    alone = certify(even, chi2, 100, island=128, gaps=np.full(4, 5.0))
+    assert "is unknown" in alone.verdict and alone.elbo_se is None
+    assert alone.log_z is not None and alone.eubo == pytest.approx(alone.log_z + 5)
+
+
+def test_the_lower_bound_of_smc_holds_whatever_its_islands_are() -> None:
+    """Estimates of Z = 1 that are gamma distributed, from all but exact to hopeless."""
+    rng = np.random.default_rng(4)
+    for shape in (100.0, 1.0, 0.05):
+        log_z_hat = np.log(rng.gamma(shape, 1 / shape, 400))
+        found = (certify(np.full(8, value), np.ones(8), 100, island=8).elbo for value in log_z_hat)
+        assert np.mean([elbo is not None and elbo < 0 for elbo in found]) > 0.95
 
 
 def test_a_handful_of_effective_samples_is_not_reliable() -> None:
