@@ -65,10 +65,11 @@ its policy's particles, resampled on the way (`sample --correct smc`); `guided` 
 training; `oracle` is the exact denoiser on the same chain. All walk the same grid of times;
 evaluations of the denoiser are per sample. Step sizes of baselines are tuned on simulated twins,
 with the first seed, as `--tune` does, and stand below the tables; other settings are the defaults.
-RTB trains with {training}. EUBO is the mean of log w under the normalised weights where these are
-reliable, else the ELBO plus the gap of simulated twins (other data, same instrument), which is an
-estimate and no bound. A dash is not defined. Times are of one busy CPU core. Baselines beside what
-their papers print are in [published_numbers.md](published_numbers.md)."""
+RTB trains with {training}. The ELBO of particles is log Z less 3 nats, below the true one in 19 of
+20 runs (Markov's inequality). EUBO is the mean of log w under the normalised weights where these
+are reliable, else the ELBO plus the gap of simulated twins (other data, same instrument), which is
+an estimate and no bound. A dash is not defined. Times are of one busy CPU core. Baselines beside
+what their papers print are in [published_numbers.md](published_numbers.md)."""
 
 
 def main() -> None:
