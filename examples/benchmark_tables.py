@@ -78,7 +78,9 @@ def main() -> None:
     parser.add_argument("--cells", type=Path, default=Path("benchmarks"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.md"))
     parser.add_argument("--problems", nargs="+", default=list(PROBLEMS))
-    parser.add_argument("--baselines", nargs="+", default=list(BASELINES), metavar="NAME")
+    parser.add_argument(
+        "--baselines", nargs="+", default=list(BASELINES), choices=BASELINES, metavar="NAME"
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--n", type=int, default=1000)
     asked = parser.parse_args()

@@ -177,6 +177,7 @@ def corrected(
     """
     trusted = reliable(known.ess, known.pareto_k)
     few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
+    evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}" if trusted else ""
     if how == "auto":
         unfit = misfit(known.chi2_per_pixel, pixels) is not None
         mends = trusted and (unfit or worthwhile(draws.log_weight, draws.sketch))
@@ -188,8 +189,7 @@ def corrected(
                     f"approximate: path weights worth {known.ess:.0f} draws show no error, "
                     "and would miss a small one: train longer"
                 )
-            evenness = f"(Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
-            known = replace(known, verdict=f"{word} {evenness}")
+            known = replace(known, verdict=f"{word} ({evenness})")
     if how == "none":
         return np.arange(len(draws.chi2)), draws, known
     if known.ess is None:
@@ -198,9 +198,8 @@ def corrected(
     draws = draws.taken(index, level)
     fit, verdict = float(draws.chi2.mean()), known.verdict
     if trusted and draws.island == 1:
-        evenness = f"({how}: Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n})"
-        word = f"trust the corrected samples {evenness}"
+        word = "trust the corrected samples"
         if few:
-            word = f"corrected, but worth {known.ess:.0f} draws: train longer for more {evenness}"
-        verdict = misfit(fit, pixels) or word
+            word = f"corrected, but worth {known.ess:.0f} draws: train longer for more"
+        verdict = misfit(fit, pixels) or f"{word} ({how}: {evenness})"
     return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)
