@@ -28,8 +28,10 @@ from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.posterior import bind
 from invprob.rtb import Trainer
+from invprob.simulate import draw_truth, simulate
 from invprob.trajectory import Move, Trajectory, guide, prior_paths, rollout, score_path
 from invprob.twins import Twins
+from operators.lensing import Lensing
 from priors.pixel import Pixel
 from priors.process import generators
 
@@ -91,14 +93,17 @@ negative."""
 def main() -> None:
     """Measure every setting, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--obs", type=Path, default=Path("obs.h5"))
+    parser.add_argument("--obs", type=Path, help="other data than the default lens' of seed 0")
     parser.add_argument("--out", type=Path, default=Path("docs/gap.md"))
     parser.add_argument("--twins", type=int, default=8)
     parser.add_argument("--paths", type=int, default=1, help="rollouts of each twin")
     asked = parser.parse_args()
-    observation = Observation.read(asked.obs)
-    prior = registry.load_prior("galaxies-64", observation.operator.x_shape)
+    prior = registry.load_prior("galaxies-64")
     assert isinstance(prior, Pixel)
+    lens = Lensing.default(prior.x_shape)
+    observation = (
+        Observation.read(asked.obs) if asked.obs else simulate(lens, draw_truth(prior, seed=0))
+    )
     below = prior.config.tangent_below
     lines = [
         "# What the gap is made of\n",

@@ -1,6 +1,6 @@
 """Measure operators: lensing against caustics and against its arithmetic, PDEs and their gradients.
 
-    python examples/operator_speed.py [--repeats 15] [--out operators-cells/speed.json]
+    python examples/operator_speed.py [--repeats 15] [--out benchmarks/operators/speed.json]
 
 One thread. What is compared is interleaved in one run, so that a busy machine slows all alike;
 each figure is the median over the repeats, with the quartiles. caustics is measured where it is
@@ -43,7 +43,7 @@ def main() -> None:
     """Measure, print, and write what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=Path("operators-cells/speed.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/operators/speed.json"))
     asked = parser.parse_args()
     torch.set_num_threads(1)
     found = {"lensing": lensing(asked.repeats), "pde": pdes(max(3, asked.repeats // 5))}

@@ -100,7 +100,7 @@ CASES: dict[str, tuple[Scene, dict[str, Any]]] = {
 def main() -> None:
     """Fill the cells, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cells", type=Path, default=Path("operators-cells"))
+    parser.add_argument("--cells", type=Path, default=Path("benchmarks/operators"))
     parser.add_argument("--only", nargs="*", default=list(CASES), help="cells to fill")
     parser.add_argument("--out", type=Path, default=Path("docs/operators.md"))
     asked = parser.parse_args()
