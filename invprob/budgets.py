@@ -19,7 +19,6 @@ from functools import partial
 from typing import Self
 
 import numpy as np
-import torch
 
 from invprob.baselines.base import Baseline
 from invprob.comparison import measured, parse, split
@@ -28,6 +27,7 @@ from invprob.likelihood import Likelihood
 from invprob.metrics import crps
 from operators.errors import UnknownName
 from priors.base import Prior
+from priors.process import generators
 
 PILOTS = (6, 11)  # steps of the two short runs whose costs give that of a step
 MOST_STEPS = 10000  # that a budget may lead to
@@ -105,7 +105,7 @@ def tuned(
     default = getattr(method, method.step_size)
     count = min(max(TWIN_VALUES // (TWIN_DRAWS * math.prod(prior.x_shape)), TWINS[0]), TWINS[1])
     truths = prior.decode(prior.draw(count, seed=seed + 1))
-    y = noise.sample(operator(truths), torch.Generator().manual_seed(seed))
+    y = noise.sample(operator(truths), *generators(seed, range(1), "noise of twins"))
     twins = Likelihood(operator, noise, y)
 
     def tried(factor: float) -> str:

@@ -119,9 +119,8 @@ def drawn(
     for rows in todo[distributed.rank() :: distributed.size()]:
         many = replace(likelihood, y=likelihood.y[torch.tensor(rows) // n])
         islands = Islands(len(rows), seed + rows.start) if smc else None
-        path = rollout(
-            prior, watched(sampler(many), rows), generators(seed, rows), times, False, islands
-        )
+        sources = generators(seed, rows, "sample")
+        path = rollout(prior, watched(sampler(many), rows), sources, times, False, islands)
         if islands and islands.ancestors is not None:
             families = min(families, len(np.unique(islands.ancestors)) / len(rows))
         x = prior.decode(path.final)

@@ -300,5 +300,5 @@ def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Ten
     """Return n draws of z_0 for simulation: stored chain draws, or new ones where that is cheap."""
     if prior.bank is not None:
         return prior.draw(n, seed)
-    chunks = batches(n, 256)
-    return torch.cat([prior_paths(prior, generators(seed, rows), times)[1][-1] for rows in chunks])
+    sources = (generators(seed, rows, "bank") for rows in batches(n, 256))
+    return torch.cat([prior_paths(prior, some, times)[1][-1] for some in sources])

@@ -48,10 +48,10 @@ class Twins:
     ) -> Twins:
         """Draw `count` chains of the prior and one observation of each, guided as the policy is."""
         times = (*policy.times, 0.0)
-        states, cleans = prior_paths(prior, generators(seed, range(count)), times)
+        states, cleans = prior_paths(prior, generators(seed, range(count), "twins"), times)
         with torch.no_grad():
             mean = operator(prior.decode(cleans[-1]))
-            y = noise.sample(mean, torch.Generator().manual_seed(seed))
+            y = noise.sample(mean, *generators(seed, range(1), "noise of twins"))
         likelihood = Likelihood(operator, noise, y)
         guidance = policy.path_guidance(prior, likelihood, states, cleans)
         return cls(likelihood, states, cleans[-1], guidance, times)
@@ -61,7 +61,7 @@ class Twins:
         exact = score_path(prior, policy, self.guidance, self.states, self.final, self.times)
         upper = exact.log_weight(prior, self.likelihood)
         many = self.likelihood.repeat(paths)
-        sources = generators(seed, range(len(many.y)))
+        sources = generators(seed, range(len(many.y)), "rollouts of twins")
         drawn = rollout(prior, policy.propose(prior, many), sources, self.times)
         lower = drawn.log_weight(prior, many).view(-1, paths).mean(1)
         gaps: NDArray[np.float64] = (upper - lower).cpu().numpy()

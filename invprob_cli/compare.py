@@ -49,6 +49,7 @@ def compare(
         typer.Option(help="Methods: dps,copaint or dps:zeta=0.5,steps=200,copaint or all or none."),
     ] = "dps",
     obs: Annotated[Path | None, typer.Option(help="Observation; default: that of the run.")] = None,
+    operator: options.OperatorName = None,
     prior: options.PriorName = None,
     run: options.RunName = None,
     n: Annotated[int, typer.Option(min=1, help="Samples of each method.")] = 32,
@@ -75,13 +76,13 @@ def compare(
     if obs is None:
         opened: Run | None = Run.open(run, runs)
         file = opened.path / "obs.h5" if opened else Path()
-        observation = Observation.read(file)
+        observation = Observation.read(file, operator)
     else:
-        file, observation = obs, Observation.read(obs)
+        file, observation = obs, Observation.read(obs, operator)
         opened = run_of(observation.sha256(), prior, runs) if run is None else Run.open(run, runs)
     left_out: dict[str, str] = {}
     methods = split_methods(baselines)
-    posterior = _posterior(opened, observation.sha256(), prior)
+    posterior = _posterior(opened, observation.sha256(), operator, prior)
     if methods == ("all",):
         from invprob.comparison import runnable
 
@@ -122,7 +123,8 @@ def compare(
     if tune:
         console.say(options.TUNED)
     trained = f"sample --n 256 --run {opened.path}" if opened else f"train --obs {file}"
-    console.ending(wrote, headline(rows), f"invprob {trained}")
+    following = f"invprob {trained}{options.own_code(operator, prior)}"
+    console.ending(wrote, headline(rows), following)
 
 
 def adjusted(
@@ -178,7 +180,9 @@ def run_of(observation_sha256: str, prior: str | None, root: Path) -> Run | None
     return None
 
 
-def _posterior(run: Run | None, observation_sha256: str, prior: str | None) -> Posterior | None:
+def _posterior(
+    run: Run | None, observation_sha256: str, operator: str | None, prior: str | None
+) -> Posterior | None:
     """Return the posterior of the run, which must be of this observation and prior."""
     from invprob.posterior import Posterior
     from operators.errors import UnknownName
@@ -187,7 +191,7 @@ def _posterior(run: Run | None, observation_sha256: str, prior: str | None) -> P
         return None
     if run.manifest["observation_sha256"] != observation_sha256:
         raise UnknownName(f"run {run.name} was trained on another observation: leave --obs out")
-    return Posterior.from_pretrained(run.path, prior=prior)
+    return Posterior.from_pretrained(run.path, operator, prior)
 
 
 def _of(posterior: Posterior | None, observation: Observation) -> Posterior | None:

@@ -24,6 +24,7 @@ FAILED = 4  # exit code under --strict
 
 def diagnose(
     run: options.RunName = None,
+    operator: options.OperatorName = None,
     prior: options.PriorName = None,
     observations: Annotated[int, typer.Option(min=8, help="Observations to simulate.")] = 64,
     n: Annotated[
@@ -50,7 +51,7 @@ def diagnose(
     from invprob.posterior import Posterior
 
     own = {name.rpartition(":")[2]: registry.load_function(name) for name in summary or ()}
-    posterior = Posterior.from_pretrained(opened.path, prior=prior)
+    posterior = Posterior.from_pretrained(opened.path, operator, prior)
     options.check_memory(observations * n, posterior.prior.x_shape)
     options.use_threads(threads)
     with console.progress() as progress:
@@ -73,7 +74,8 @@ def diagnose(
             f"in {rate:.1%} of exact samplers, any of them in at most 5%",
         )
         said = headline(diagnosis.checks, "no sign that truth and samples differ")
-        console.ending([file, drawn], said, following(diagnosis, opened.path))
+        own_code = options.own_code(operator, prior)
+        console.ending([file, drawn], said, following(diagnosis, opened.path) + own_code)
     if strict and not diagnosis.passed:
         raise typer.Exit(FAILED)
 

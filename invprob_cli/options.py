@@ -45,6 +45,13 @@ PriorName = Annotated[
         "runs that file (and is named again wherever the run is used).",
     ),
 ]
+OperatorName = Annotated[
+    str | None,
+    typer.Option(
+        "--operator",
+        help="file.py:Class of an operator of your own, which runs that file; others are known.",
+    ),
+]
 Tune = Annotated[bool, typer.Option("--tune", help="Search step sizes on simulated twins first.")]
 Size = Annotated[
     str | None,
@@ -54,6 +61,12 @@ Size = Annotated[
 TUNED = "tuned on simulated twins: what their names say of a step size"
 
 Config = TypeVar("Config")
+
+
+def own_code(operator: str | None, prior: str | None) -> str:
+    """Return the options that name the user's own code, which no file is trusted to name."""
+    named = {"operator": operator, "prior": prior}
+    return "".join(f" --{kind} {name}" for kind, name in named.items() if name and ":" in name)
 
 
 def use_threads(wanted: int | None) -> int:

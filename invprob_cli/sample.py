@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 def sample(
     n: Annotated[int, typer.Option(min=1, help="Number of samples.")] = 64,
     run: options.RunName = None,
+    operator: options.OperatorName = None,
     prior: options.PriorName = None,
     obs: Annotated[
         Path | None,
@@ -57,11 +58,11 @@ def sample(
     from invprob.observation import Observation
     from invprob.posterior import Posterior
 
-    posterior = Posterior.from_pretrained(opened.path, prior=prior).to(device, precision)
+    posterior = Posterior.from_pretrained(opened.path, operator, prior).to(device, precision)
     options.check_disk(n, posterior.prior.x_shape, file.parent)
     options.use_threads(threads)
     if obs or index:
-        observation = Observation.read(obs or opened.path / "obs.h5").one(index)
+        observation = Observation.read(obs or opened.path / "obs.h5", operator).one(index)
         console.note(f"{file.name}: another observation; its gap is measured on simulated twins")
         posterior = posterior.on(observation)
     certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct, label)
@@ -75,7 +76,7 @@ def sample(
     console.ending(
         [file, *drawn],
         f"{n} samples in {seconds:.1f} s: {certificate.verdict}",
-        f"invprob compare --baselines dps{where}",
+        f"invprob compare --baselines dps{where}{options.own_code(operator, prior)}",
     )
 
 

@@ -114,7 +114,7 @@ def train(
         more["ranges"] = read_ranges(amortize)
     if start:
         more["start"] = str(Run.open(start, out).path)
-    begin = Posterior.from_pretrained(more["start"]) if "start" in more else None
+    begin = Posterior.from_pretrained(more["start"], operator, prior) if "start" in more else None
     if begin and not stored:
         base = replace(base, **begin.policy.settings)
         prior = prior or begin.prior_name
@@ -129,11 +129,12 @@ def train(
     posterior, run = trained(
         observation, prior, config, out, name, run,
         more=more, begin=begin, device=device, precision=precision,
+        own_code=options.own_code(operator, prior),
     )  # fmt: skip
     from invprob import distributed
 
     if distributed.rank() == 0:
-        finish(posterior, run, as_json)
+        finish(posterior, run, as_json, options.own_code(operator, prior))
 
 
 def trained(
@@ -148,11 +149,13 @@ def trained(
     begin: Posterior | None = None,
     device: str = "cpu",
     precision: str = "float32",
+    own_code: str = "",
 ) -> tuple[Posterior, Run]:
     """Return the posterior trained in a new run, or in the `run` to resume, and that run.
 
     again: the command that continues after an interruption; default: `train --resume`. more: what
     the run's config holds besides, the ranges of an amortised policy. begin: what is refined.
+    own_code: the options that name the user's own code, for that command.
     """
     from invprob import distributed
     from invprob.fine_tuned import build
@@ -209,11 +212,11 @@ def trained(
         else:
             return posterior, run
     console.note(f"{stopped}; everything is saved. Continue with:")
-    console.note(f"  {again or f'invprob train --resume {run.path}'}")
+    console.note(f"  {again or f'invprob train --resume {run.path}{own_code}'}")
     raise typer.Exit(128 + received[0])
 
 
-def finish(posterior: Posterior, run: Run, as_json: bool) -> None:
+def finish(posterior: Posterior, run: Run, as_json: bool, own_code: str = "") -> None:
     """Draw the training's figure; print its certificate and what comes next."""
     from invprob import figures
 
@@ -233,7 +236,7 @@ def finish(posterior: Posterior, run: Run, as_json: bool) -> None:
     console.ending(
         [policy, figure],
         f"{run.name}: {posterior.certificate.verdict} ({posterior.seconds:.0f} s)",
-        f"invprob sample --n 64{_selection(run)}",
+        f"invprob sample --n 64{_selection(run)}{own_code}",
     )
 
 

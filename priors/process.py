@@ -28,6 +28,7 @@ t = 0). The discretised chain defined by a grid of times *is* the prior.
 from __future__ import annotations
 
 import math
+import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,9 +129,15 @@ class Schedule:
         return a, float(np.sqrt(max(self.sigma(t) ** 2 - (a * self.sigma(s)) ** 2, 0.0)))
 
 
-def generators(seed: int, indices: range) -> list[torch.Generator]:
-    """Return one independent CPU generator per sample index, the same for every batch size."""
-    states = [np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] for i in indices]
+def generators(seed: int, indices: range, use: str = "") -> list[torch.Generator]:
+    """Return one independent CPU generator per sample index, the same for every batch size.
+
+    Those of another `use` are others: a truth and the samples of its posterior, both of seed 0,
+    must not come from the same numbers.
+    """
+    own = [zlib.crc32(use.encode())] if use else []
+    sequences = [np.random.SeedSequence([seed, i, *own]) for i in indices]
+    states = [sequence.generate_state(1, np.uint64)[0] for sequence in sequences]
     return [torch.Generator().manual_seed(int(state >> np.uint64(1))) for state in states]
 
 

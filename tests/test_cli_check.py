@@ -132,3 +132,18 @@ def test_strict_and_usage(folder: Path) -> None:
     invoke(f"{broken} --strict", 4)
     refused("check --operator lensin", 2, "did you mean 'lensing'")
     invoke("check", 2)
+
+
+def test_every_command_takes_a_user_s_operator(folder: Path) -> None:
+    """No file is trusted to name the code that is run, so each command is told, and tells it."""
+    own = "--operator mine.py:Right"
+    invoke(f"simulate {own} --prior random_field --size 8 --out right.h5")
+    small = "--steps 8 --warm-steps 2 --rtb-steps 1 --paths 4 --width 8 --set pairs=0"
+    shown = invoke(f"train {own} --obs right.h5 --name right {small}").stdout
+    assert f"{own}" in shown.rpartition("next:")[2]
+    assert own in invoke(f"sample --run right --n 32 {own}").stdout.rpartition("next:")[2]
+    shown = invoke(f"compare --run right --baselines dps:steps=5 --n 4 {own}").stdout
+    assert own in shown.rpartition("next:")[2]
+    invoke(f"diagnose --run right --observations 8 --n 9 {own}")
+    invoke(f"train {own} --obs right.h5 --name on --from right --rtb-steps 1 --paths 4")
+    refused("sample --run right", 3, "if you trust that code, pass --operator")

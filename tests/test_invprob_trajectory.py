@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -10,8 +11,11 @@ import torch
 from torch.distributions import Normal
 
 from invprob import likelihood as likelihood_module
+from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.policy import Guided, Policy
+from invprob.rtb import prior_bank
+from invprob.simulate import draw_truth
 from invprob.trajectory import (
     Move,
     Trajectory,
@@ -181,3 +185,17 @@ def test_guidance_on_images_reaches_the_exact_posterior_mean(
     pull = torch.fft.fft2(alpha * z / sigma**2 + likelihood.y / 0.3**2)
     exact = torch.fft.ifft2(pull / precision).real.float()
     torch.testing.assert_close(met.clean + met.delta, exact, atol=1e-3, rtol=0)
+
+
+def test_a_sample_does_not_know_the_truth_of_the_same_seed() -> None:
+    """Where data say nothing, truth, sample 0 and the bank of one seed have nothing in common."""
+    prior = GaussianPrior.default((400,))
+    operator, times = Linear(np.eye(2, 400)), prior.schedule.grid(20)
+    prior.steps = 20
+    truth = torch.from_numpy(draw_truth(prior, 0))
+    likelihood = Likelihood(operator, Gaussian(0.1), operator(truth[None].float()))
+    policy = Guided(prior, 20)
+    drawn = draw(prior, likelihood, partial(policy.propose, prior), times, 4, 0).x
+    bank = prior.decode(prior_bank(prior, 4, 0, times)).numpy()
+    for x in (*drawn, *bank):
+        assert abs(np.corrcoef(x[2:], truth[2:])[0, 1]) < 0.2  # chance: .05
