@@ -25,7 +25,7 @@ import torch
 
 from invprob import registry
 from invprob.budgets import tuned
-from invprob.certificate import Certificate
+from invprob.certificate import Certificate, carried
 from invprob.comparison import certified, measured, parse, refuse_mismatch
 from invprob.config import TrainConfig
 from invprob.draws import Draws, corrected
@@ -203,20 +203,20 @@ def _run(
         seconds, sampler = method.train(prior, likelihood), partial(method.propose, prior)
         times, particles = method.times(prior), method.particles
     gaps = None if policy is None else _twin_gaps(problem, policy, config)
-    pixels = likelihood.noise.count(likelihood.operator.y_shape)
 
-    def sampled(smc: bool) -> tuple[Draws, Certificate, dict[str, float]]:
+    def sampled(smc: bool, gaps: Array | None) -> tuple[Draws, Certificate, dict[str, float]]:
         drawn, cost = measured(prior, likelihood, sampler, times, n, seed, report, smc)
-        return *certified(drawn, pixels, seed, gaps), cost | {"train_seconds": seconds}
+        return *certified(drawn, seed, gaps), cost | {"train_seconds": seconds}
 
-    draws, certificate, cost = sampled(particles)
+    draws, certificate, cost = sampled(particles, gaps)
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
-    default = corrected(draws, certificate, pixels, "auto", seed)[1:]
+    default = corrected(draws, certificate, "auto", seed)[1:]
+    resampled, own, spent = sampled(True, None)
     return [
         _result("rtb", problem, *default, cost, reference),
         _result("rtb_raw", problem, draws, certificate, cost, reference),
-        _result("rtb_smc", problem, *sampled(True), reference),
+        _result("rtb_smc", problem, resampled, carried(certificate, own), spent, reference),
     ]
 
 

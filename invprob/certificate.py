@@ -15,13 +15,14 @@ al. (2024, arXiv 1507.02646), fitted as in Zhang & Stephens (2009, doi:10.1198/t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 MARKOV = 20.0  # an unbiased estimate of Z exceeds Z by this factor in at most 1 run of as many
 PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et al. 2024)
+FEWEST = 25  # weights whose largest fifth has a shape
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
 ISLAND_SPREAD = 1.0  # nats, up to which they agree
 MIN_ESS = 20.0  # below it a few samples would stand for all
@@ -61,39 +62,39 @@ class Certificate:
 def certify(
     log_w: NDArray[np.float64],
     chi2: NDArray[np.float64],
-    pixels: int,
+    degrees: float,
     gaps: NDArray[np.float64] | None = None,
     gap_start: float | None = None,
     island: int = 1,
 ) -> Certificate:
     """Return the certificate of samples with path weights (n,) and chi-square per pixel (n,).
 
-    `gaps` are EUBO - ELBO of simulated twins, `pixels` counts the unmasked data. Weights that are
-    NaN (a sampler without a density) leave the evidence undefined. Samples of SMC come in islands
-    of a fixed number, whose particles are not independent: the error of log Z is that among
-    islands, and the ELBO the estimate of log Z less log `MARKOV`. By Markov's inequality that lies
-    below the true log Z in 19 of 20 runs, however few the islands.
+    `gaps` are EUBO - ELBO of simulated twins, of single paths; `degrees` are those of chi2, see
+    `NoiseModel.degrees`. Weights that are NaN (a sampler without a density) leave the evidence
+    undefined. Samples of SMC come in islands of a fixed number, whose particles are not
+    independent: the error of log Z is that among whole islands, and the ELBO the estimate of log Z
+    less log `MARKOV`. By Markov's inequality that lies below the true log Z in 19 of 20 runs,
+    however few the islands. Their EUBO is that of single paths, see `carried`.
     """
     n, fit = len(chi2), float(np.mean(chi2))
     gap = None if gaps is None else float(np.mean(gaps))
     gap_se = None if gaps is None else float(np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
-    wrong = misfit(fit, pixels)
+    wrong = misfit(fit, degrees)
     if not np.isfinite(log_w).all() or n < 2:
         return Certificate(
             n, None, None, None, None, None, None, None, None, fit, 1.0,
-            wrong or _verdict(None, None, n, gap), gap=gap, gap_se=gap_se,
+            wrong or judgement(n, None, None, gap), gap=gap, gap_se=gap_se,
         )  # fmt: skip
     top = log_w.max()
     weights = np.exp(log_w - top)
-    log_means = np.array([log_mean(log_w[i : i + island]) for i in range(0, n, island)])
+    whole = n - n % island or n
+    log_means = np.array([log_mean(log_w[i : i + island]) for i in range(0, whole, island)])
     log_z = log_mean(log_w)
-    elbo = level = float(log_w.mean())
-    if island > 1:
-        elbo, level = log_z - math.log(MARKOV), log_z
+    elbo = log_z - math.log(MARKOV) if island > 1 else float(log_w.mean())
     std = float(log_means.std(ddof=1)) if len(log_means) > 1 else None
     ess = float(weights.sum() ** 2 / np.square(weights).sum())
     k = pareto_k(log_w)
-    eubo = None if gap is None else level + gap
+    eubo = None if gap is None else elbo + gap
     if island == 1 and reliable(ess, k):
         eubo = float((weights * log_w).sum() / weights.sum())
     return Certificate(
@@ -108,12 +109,18 @@ def certify(
         pareto_k=k,
         chi2_per_pixel=fit,
         chi2_expected=1.0,
-        verdict=wrong
-        or (_island_verdict(std, len(log_means)) if island > 1 else _verdict(ess, k, n, gap)),
+        verdict=wrong or judgement(n, ess, k, gap, std, island),
         gap=gap,
         gap_se=gap_se,
         gap_start=gap_start,
     )
+
+
+def carried(known: Certificate | None, particles: Certificate) -> Certificate:
+    """Return the certificate of particles with the EUBO that single paths of the policy gave."""
+    if known is None or known.eubo is None or particles.elbo is None:
+        return particles
+    return replace(particles, eubo=known.eubo, gap=known.eubo - particles.elbo)
 
 
 def reliable(ess: float | None, k: float | None) -> bool:
@@ -134,16 +141,28 @@ def log_mean_se(log_w: NDArray[np.float64]) -> float | None:
     return float(weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights)))
 
 
-def fits(chi2: float, pixels: int) -> bool:
+def fits(chi2: float, degrees: float) -> bool:
     """Return whether chi2 per pixel is that of data explained to their noise."""
-    return abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / pixels)
+    return abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / degrees)
 
 
-def _verdict(ess: float | None, k: float | None, n: int, gap: float | None) -> str:
-    """Return one sentence on samples that fit: trust, use corrected samples or approximate."""
-    if ess is None:
+def judgement(
+    n: int,
+    ess: float | None,
+    k: float | None,
+    gap: float | None,
+    std: float | None = None,
+    island: int = 1,
+) -> str:
+    """Return one sentence on samples that fit: trust, use corrected samples or approximate.
+
+    std: of log Z among the islands of SMC, or of log w.
+    """
+    if island > 1 and ess is not None:
+        return _island_verdict(std, max(n // island, 1))
+    if ess is None and n > 1:
         return "no statement: this sampler has no path density, only its fit to the data is known"
-    if k is None:
+    if k is None or ess is None:
         return f"no statement: {n} samples are too few to judge their weights; draw at least 25"
     if ess > 0.5 * n and reliable(ess, k):
         return f"trust: path weights are almost even (ESS {ess / n:.0%} of {n}, Pareto k {k:.2f})"
@@ -173,11 +192,11 @@ def _island_verdict(spread: float | None, islands: int) -> str:
     return f"trust: {islands} islands of particles agree on log Z within {spread:.1f} nats"
 
 
-def misfit(chi2: float, pixels: int) -> str | None:
-    """Return what is wrong with the fit to so many unmasked data, None where nothing is."""
+def misfit(chi2: float, degrees: float) -> str | None:
+    """Return what is wrong with the fit to the data, None where nothing is."""
     if not math.isfinite(chi2):
         return "do not trust: samples are not finite; check the noise level and the flux scale"
-    if fits(chi2, pixels):
+    if fits(chi2, degrees):
         return None
     side = "over" if chi2 < 1 else "under"
     return (
@@ -187,9 +206,14 @@ def misfit(chi2: float, pixels: int) -> str | None:
 
 
 def pareto_k(log_w: NDArray[np.float64]) -> float | None:
-    """Return the Pareto shape of the largest importance weights, None under 25 of them."""
+    """Return the Pareto shape of the largest importance weights, None under 25 of them.
+
+    Where these are all alike there is no tail: 0.
+    """
     tail = pareto_tail(log_w)
-    return None if tail is None else tail[0]
+    if tail is None:
+        return None if len(log_w) < FEWEST else 0.0
+    return tail[0]
 
 
 def pareto_tail(log_w: NDArray[np.float64]) -> tuple[float, float, int] | None:
@@ -199,9 +223,9 @@ def pareto_tail(log_w: NDArray[np.float64]) -> tuple[float, float, int] | None:
     where they are all alike.
     """
     n = len(log_w)
-    count = int(min(0.2 * n, 3 * math.sqrt(n)))
-    if count < 5:
+    if n < FEWEST:
         return None
+    count = int(min(0.2 * n, 3 * math.sqrt(n)))
     order = np.sort(log_w)
     excess = np.exp(order[-count:] - order[-1]) - np.exp(order[-count - 1] - order[-1])
     if excess[-1] <= 0:

@@ -24,7 +24,7 @@ from invprob.results import Result, Scores, kept
 from invprob.trajectory import Progress, Propose
 from operators._maps import LinearMap
 from operators.base import ForwardOperator, LinearOperator
-from operators.errors import NotDifferentiable, UnknownName
+from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from operators.noise import NoiseModel
 from priors.base import Prior
 
@@ -57,6 +57,11 @@ def compare(
     on this operator. keep: folder where results that no file of the user decides are stored, and
     taken from if they are there.
     """
+    if len(observation.y) > 1:
+        raise ObservationError(
+            f"the file holds {len(observation.y)} observations, compare takes one: "
+            "go through them by observation.each()"
+        )
     methods = [(name, parse(name)) for name in baselines]
     loaded = posterior.prior if posterior else resolve_prior(observation, prior)[1]
     for name, method in methods:
@@ -74,7 +79,10 @@ def compare(
         known = posterior.certify(results[0].draws)
         results[0] = replace(results[0], certificate=known)
     of = posterior.prior_name if posterior else prior or observation.prior
-    asked = {"observation": observation.sha256(), "prior": of, "n": n, "seed": seed}
+    asked = {
+        "observation": observation.sha256(), "truth": observation.truth_sha256(), "prior": of,
+        "n": n, "seed": seed,
+    }  # fmt: skip
     for name, method in methods:
         run = partial(
             _run, name, observation, loaded, n, seed, progress, partial(method.propose, loaded),
@@ -167,8 +175,7 @@ def _run(
     likelihood = bind(observation)
     train_seconds = train(likelihood)
     draws, cost = measured(prior, likelihood, sampler, times, n, seed, report, particles)
-    pixels = observation.noise.count(observation.operator.y_shape)
-    draws, certificate = certified(draws, pixels, seed)
+    draws, certificate = certified(draws, seed)
     truth = observation.truth
     x = draws.x.astype(float)
     known = {} if truth is None else against_truth(x, truth, observation.truth_sigma)
@@ -223,17 +230,16 @@ def measured(
     }
 
 
-def certified(
-    draws: Draws, pixels: int, seed: int, gaps: Array | None = None
-) -> tuple[Draws, Certificate]:
+def certified(draws: Draws, seed: int, gaps: Array | None = None) -> tuple[Draws, Certificate]:
     """Return samples with their certificate; particles of SMC drawn again by their weights.
 
-    `pixels` counts the unmasked data, `gaps` are those of twins, see `certify`.
+    gaps: of twins, see `certify`.
     """
-    known = certify(draws.log_weight, draws.chi2, pixels, gaps, island=draws.island)
+    degrees = float(draws.degrees.mean())
+    known = certify(draws.log_weight, draws.chi2, degrees, gaps, island=draws.island)
     if draws.island == 1 or known.ess is None:
         return draws, known
-    return corrected(draws, known, pixels, "smc", seed)[1:]
+    return corrected(draws, known, "smc", seed)[1:]
 
 
 @contextmanager

@@ -106,7 +106,7 @@ def diagnose(
         draws.log_weight.reshape(shape),
         rank_seed,
     )
-    return Diagnosis((own_fit(observation, own), *calibration.checks), calibration)
+    return Diagnosis((own_fit(own), *calibration.checks), calibration)
 
 
 def simulated(observation: Observation, x: NDArray[np.float32], seed: int) -> Likelihood:
@@ -150,10 +150,10 @@ def neighbours(likelihood: Likelihood, x: Tensor) -> NDArray[np.float64]:
     return mean
 
 
-def own_fit(observation: Observation, draws: Draws) -> Check:
+def own_fit(draws: Draws) -> Check:
     """Return the check that the run's own data are fitted, by the certificate's bound."""
-    pixels = observation.noise.count(observation.operator.y_shape)
-    chi2, threshold = float(draws.chi2.mean()), CHI2_SIGMAS * math.sqrt(2 / pixels)
+    chi2, degrees = float(draws.chi2.mean()), float(draws.degrees.mean())
+    threshold = CHI2_SIGMAS * math.sqrt(2 / degrees)
     statistic = abs(chi2 - 1)
     verdict = f"chi2 per pixel {chi2:.3f} where 1.000 is expected"
     if statistic <= threshold:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob import distributed
-from invprob.certificate import TRUSTED_SHARE, Certificate, misfit, reliable
+from invprob.certificate import TRUSTED_SHARE, Certificate, judgement, misfit, reliable
 from invprob.correction import Islands, resample, worthwhile
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Progress, Propose, batches, rollout
-from operators.errors import NumericalError, UnknownName
+from operators.errors import NumericalError, ObservationError, UnknownName
 from priors.base import Prior
 from priors.process import generators
 
@@ -43,6 +43,7 @@ class Scores:
     log_likelihood: Array
     log_weight: Array  # log w of the path; NaN where the sampler has no density
     chi2: Array  # per unmasked pixel
+    degrees: Array  # of freedom of chi2, see `NoiseModel.degrees`
     sketch: Array  # projections of x, (n, SKETCH): do path weights matter to them?
     island: int = 1  # particles that SMC resampled together; 1: independent samples
 
@@ -124,8 +125,10 @@ def drawn(
         if islands and islands.ancestors is not None:
             families = min(families, len(np.unique(islands.ancestors)) / len(rows))
         x = prior.decode(path.final)
-        columns = (x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x))
-        images, log_likelihood, log_weight, chi2 = (a.cpu().numpy() for a in columns)
+        columns = (
+            x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x), many.degrees(x)
+        )  # fmt: skip
+        images, log_likelihood, log_weight, chi2, degrees = (a.cpu().numpy() for a in columns)
         yield (
             rows,
             Draws(
@@ -133,6 +136,7 @@ def drawn(
                 log_likelihood=log_likelihood,
                 log_weight=log_weight,
                 chi2=chi2,
+                degrees=degrees,
                 sketch=images.reshape(len(images), -1) @ _directions(images[0].size),
                 island=size if smc else 1,
             ),
@@ -165,20 +169,20 @@ def known_correction(name: str) -> str:
 
 
 def corrected(
-    draws: Drawn, known: Certificate, pixels: int, how: str, seed: int
+    draws: Drawn, known: Certificate, how: str, seed: int
 ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
     """Return which draws to take, in ascending order, these draws and their certificate.
 
     "psis" draws the samples again by importance, and so does "smc" the particles it was drawn
     with; "auto" is "psis" where the weights are reliable and mend more than resampling blurs, and
-    "none" otherwise. `pixels` counts the unmasked data. Raises NumericalError where the weights are
-    not finite.
+    "none" otherwise. Raises NumericalError where the weights are not finite, ObservationError where
+    there is one draw alone.
     """
-    trusted = reliable(known.ess, known.pareto_k)
+    trusted, degrees = reliable(known.ess, known.pareto_k), float(draws.degrees.mean())
     few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
     evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}" if trusted else ""
     if how == "auto":
-        unfit = misfit(known.chi2_per_pixel, pixels) is not None
+        unfit = misfit(known.chi2_per_pixel, degrees) is not None
         mends = trusted and (unfit or worthwhile(draws.log_weight, draws.sketch))
         how = "psis" if mends else "none"
         if trusted and not mends and not known.verdict.startswith("trust"):
@@ -191,14 +195,18 @@ def corrected(
             known = replace(known, verdict=f"{word} ({evenness})")
     if how == "none":
         return np.arange(len(draws.chi2)), draws, known
+    if known.n < 2:
+        raise ObservationError("one sample cannot be corrected: ask for more, or for none")
     if known.ess is None:
         raise NumericalError("path weights are not finite: nothing to correct by; train again")
     index, level = resample(draws.log_weight, seed)
     draws = draws.taken(index, level)
-    fit, verdict = float(draws.chi2.mean()), known.verdict
-    if trusted and draws.island == 1:
+    fit, island = float(draws.chi2.mean()), draws.island
+    word = judgement(known.n, known.ess, known.pareto_k, known.gap, known.std_log_w, island)
+    if trusted and island == 1:
         word = "trust the corrected samples"
         if few:
             word = f"corrected, but worth {known.ess:.0f} draws: train longer for more"
-        verdict = misfit(fit, pixels) or f"{word} ({how}: {evenness})"
+        word += f" ({how}: {evenness})"
+    verdict = misfit(fit, float(draws.degrees.mean())) or word
     return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)

@@ -137,8 +137,7 @@ def measure(
     known = posterior.certify(draws)
     if known.elbo is None or known.elbo_se is None or known.log_z is None:
         raise NumericalError(f"{name}: path weights are not finite; train again, or for longer")
-    pixels = posterior.observation.noise.count(posterior.observation.operator.y_shape)
-    fitted = fits(known.chi2_per_pixel, pixels)
+    fitted = fits(known.chi2_per_pixel, float(draws.degrees.mean()))
     low, top = known.elbo - SIGMAS * known.elbo_se, ceiling(posterior, seed)
     if fitted and known.eubo is not None and known.gap_se is not None:
         top = min(top, known.eubo + SIGMAS * math.hypot(known.gap_se, known.elbo_se))

@@ -76,6 +76,10 @@ class Likelihood:
         squares = self.whitened(x).flatten(1).double().square().sum(1)
         return squares / self.noise.count(self.operator.y_shape)
 
+    def degrees(self, x: Tensor) -> Tensor:
+        """Return the degrees of freedom of chi2 where x is true, (B,); see `NoiseModel`."""
+        return self.noise.degrees(self.operator(x))
+
     def score(self, x: Tensor) -> Tensor:
         """Return the gradient of log p(y | x) in x, (B, *x_shape)."""
         mean, jacobian = self.operator.linearise(x)

@@ -176,10 +176,11 @@ class Observation:
 
     @cached_property
     def y(self) -> Tensor:
-        """The data, `(N or 1, *y_shape)` float32; zero where they are not finite (all masked)."""
+        """The data, `(N or 1, *y_shape)` float32; zero where not finite in it (all masked)."""
         import torch
 
-        data = np.nan_to_num(self.data, nan=0, posinf=0, neginf=0).astype(np.float32)
+        with np.errstate(over="ignore"):
+            data = np.nan_to_num(self.data.astype(np.float32), nan=0, posinf=0, neginf=0)
         return torch.from_numpy(data.reshape(-1, *self.operator.y_shape))
 
     def one(self, index: int) -> Self:
@@ -216,6 +217,13 @@ class Observation:
                 digest.update(np.ascontiguousarray(value).tobytes())
             else:
                 digest.update(obs_file.as_json(value).encode())
+        return digest.hexdigest()
+
+    def truth_sha256(self) -> str:
+        """Return the digest of what scores against the truth rest on."""
+        digest = hashlib.sha256(repr(self.truth_sigma).encode())
+        if self.truth is not None:
+            digest.update(np.ascontiguousarray(self.truth, float).tobytes())
         return digest.hexdigest()
 
     def _check_values(self) -> None:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from invprob import distributed, pretrained, registry
-from invprob.certificate import Certificate, certify
+from invprob.certificate import Certificate, carried, certify
 from invprob.config import TrainConfig
 from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
 from invprob.fine_tuned import build
@@ -97,16 +97,10 @@ class Posterior:
 
     def certify(self, draws: Scores) -> Certificate:
         """Return the certificate of these draws, with the gap measured after training."""
-        pixels = self.observation.noise.count(self.observation.operator.y_shape)
-        single = draws.island == 1
-        gaps = self.gaps if single else None  # these are gaps of single paths
-        fresh = certify(
-            draws.log_weight, draws.chi2, pixels, gaps, self.gap_start, island=draws.island
-        )
-        known = self.certificate
-        if single or known is None or known.eubo is None or fresh.elbo is None:
-            return fresh
-        return replace(fresh, eubo=known.eubo, gap=known.eubo - fresh.elbo)
+        log_w, chi2, degrees = draws.log_weight, draws.chi2, float(draws.degrees.mean())
+        if draws.island == 1:
+            return certify(log_w, chi2, degrees, self.gaps, self.gap_start)
+        return carried(self.certificate, certify(log_w, chi2, degrees, island=draws.island))
 
     def on(self, observation: Observation, config: TrainConfig | None = None) -> Posterior:
         """Return the posterior of another observation by the same policy: nothing is trained.
@@ -141,19 +135,22 @@ class Posterior:
         self, draws: Drawn, seed: int, correct: str
     ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
         """Return which of the draws to take, these draws and their certificate: see `corrected`."""
-        pixels = self.observation.noise.count(self.observation.operator.y_shape)
-        return corrected(draws, self.certify(draws), pixels, correct, seed)
+        return corrected(draws, self.certify(draws), correct, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""
-        from safetensors.torch import save_file
-
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
+        (path / "posterior.json").unlink(missing_ok=True)  # no card of one beside data of another
+        self.observation.write(path / "obs.h5")
+        self.save_policy(path)
+
+    def save_policy(self, path: Path) -> None:
+        """Write policy.safetensors and posterior.json to a folder that holds the observation."""
+        from safetensors.torch import save_file
+
         weights = {name: value.contiguous() for name, value in self.policy.state_dict().items()}
         save_file(weights, path / "policy.safetensors")
-        if not (path / "obs.h5").exists():
-            self.observation.write(path / "obs.h5")
         card = {
             "version": pretrained.VERSION,
             "prior": self.prior_name,
@@ -287,7 +284,7 @@ def train(
     draws = posterior.draw(config.certified, config.seed + 2, progress)
     posterior = replace(posterior, certificate=posterior.certify(draws))
     if kept:
-        posterior.save_pretrained(kept.path)
+        posterior.save_policy(kept.path)
     return posterior
 
 

@@ -129,7 +129,7 @@ class Explorer:
             self.rows = {key: torch.cat([old[key], new[key]]) for key in new}
             if source.held is not None:
                 for depth, one in zip(source.held[finite].tolist(), error[finite], strict=True):
-                    self.depths[depth].lerp_(one, 1 - DEPTH_FORGET)
+                    self.depths[depth].lerp_(one.cpu(), 1 - DEPTH_FORGET)
         numbers = sum(math.prod(value.shape[1:]) for value in self.rows.values())
         room = max(1, min(CAPACITY, STORED // numbers // self.observations))
         order = self.rows["log_w"].argsort(descending=True, stable=True)
@@ -143,7 +143,8 @@ class Explorer:
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue from a `state`."""
-        self.rows = {key: value.clone() for key, value in state["rows"].items()}
+        device = self.prior.device
+        self.rows = {key: value.to(device, copy=True) for key, value in state["rows"].items()}
         self.depths = state["depths"].clone()
 
     def _rollout(
@@ -182,7 +183,7 @@ class Explorer:
             z0 = self._mala(likelihood, z0, torch.Generator().manual_seed(seed))
         errors = np.sqrt(self.depths[1:].numpy())
         chance = errors / errors.sum() if self.config.depth == "adaptive" else None
-        held = torch.from_numpy(1 + rng.choice(len(errors), len(z0), p=chance))
+        held = torch.from_numpy(1 + rng.choice(len(errors), len(z0), p=chance)).to(z0.device)
         back = noise_back(self.prior, z0, generators(seed, range(len(z0))), self.times)
         column = held.view(-1, *[1] * len(self.prior.z_shape))
 
@@ -190,7 +191,8 @@ class Explorer:
             return torch.where(i < column, back[i], z)
 
         source = self._rollout(policy, likelihood, int(rng.integers(2**32)), hold)
-        return replace(source, own=torch.arange(1, len(self.times))[:, None] >= held, held=held)
+        places = torch.arange(1, len(self.times), device=held.device)
+        return replace(source, own=places[:, None] >= held, held=held)
 
     def _prior_chains(self, policy: Policy, likelihood: Likelihood, seed: int) -> Source:
         """Return chains of the prior for data (B, *y_shape), scored under the policy."""
@@ -227,14 +229,15 @@ class Explorer:
 
         x = self.prior.decode(z0)
         value, slope = target(x)
-        size = torch.full((len(x), *[1] * (x.ndim - 1)), MALA_START * self.prior.scale)
+        one = (len(x), *[1] * (x.ndim - 1))
+        size = torch.full(one, MALA_START * self.prior.scale, device=x.device)
         for _ in range(self.config.local_search):
-            noise = torch.randn(x.shape, generator=generator)
+            noise = torch.randn(x.shape, generator=generator).to(x)
             moved = x + size**2 / 2 * slope + size * noise
             found, steep = target(moved)
             back = (x - moved - size**2 / 2 * steep) / size
             log_ratio = found - value + (square(noise) - square(back)) / 2
-            taken = torch.rand(len(x), generator=generator).log() < log_ratio
+            taken = torch.rand(len(x), generator=generator).to(x.device).log() < log_ratio
             chosen = taken.view(size.shape)
             x, slope = torch.where(chosen, moved, x), torch.where(chosen, steep, slope)
             value = torch.where(taken, found, value)
@@ -250,8 +253,8 @@ def ranked(rows: Tensor, n: int, rng: np.random.Generator) -> Tensor:
     """Return n of the rows, drawn by their rank: distinct ones, and round again where too few."""
     chance = 1 / (RANK_WEIGHT * len(rows) + np.arange(1, len(rows) + 1))
     few = min(n, len(rows))
-    chosen = rng.choice(rows.numpy(), few, replace=False, p=chance / chance.sum())
-    return torch.from_numpy(np.resize(chosen, n))
+    chosen = rng.choice(rows.cpu().numpy(), few, replace=False, p=chance / chance.sum())
+    return torch.from_numpy(np.resize(chosen, n)).to(rows.device)
 
 
 def _columns(source: Source, log_w: Tensor) -> dict[str, Tensor]:
@@ -267,5 +270,5 @@ def _columns(source: Source, log_w: Tensor) -> dict[str, Tensor]:
         "final": source.paths.final,
         "fit": source.fit,
         "log_w": log_w,
-        "owner": torch.full((len(log_w),), source.which),
+        "owner": torch.full_like(log_w, source.which, dtype=torch.long),
     }

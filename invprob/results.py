@@ -62,11 +62,12 @@ def kept(folder: Path | None, asked: dict[str, Any], run: Callable[[], Result]) 
     return result
 
 
-def averaged(results: Sequence[Result]) -> dict[str, Any]:
+def averaged(results: Sequence[Result], seeds: int = 1) -> dict[str, Any]:
     """Return the row of one method over its observations and seeds: means, and "se" of each.
 
-    Of one result alone the errors are its own, those of its samples. A score that one result does
-    not have is not defined.
+    results: all seeds of the first observation, then of the next. Seeds tell nothing of other
+    data, so with several observations errors are those of the means of each. Of one result alone
+    they are its own, those of its samples. A score that one result does not have is not defined.
     """
     first = results[0]
     row: dict[str, Any] = {"name": first.name}
@@ -77,9 +78,14 @@ def averaged(results: Sequence[Result]) -> dict[str, Any]:
         complete = len(known) == len(values)
         row[key] = float(np.mean(known)) if complete else None
         if len(results) > 1:
-            spread = float(np.std(known, ddof=1)) if complete else None
-            errors[key] = None if spread is None else spread / len(known) ** 0.5
+            errors[key] = _spread(known, seeds) if complete else None
     return row | {"se": {key: error for key, error in errors.items() if error is not None}}
+
+
+def _spread(values: list[float], seeds: int) -> float:
+    """Return the standard error of the mean: over observations, or over seeds of one alone."""
+    means = np.reshape(values, (-1, seeds)).mean(1) if len(values) > seeds else np.array(values)
+    return float(means.std(ddof=1) / len(means) ** 0.5)
 
 
 def _read(path: Path) -> Result | None:

@@ -68,9 +68,10 @@ class Run:
             )
         root, now = Path(root), datetime.now().astimezone()
         operator = re.sub(r"[^A-Za-z0-9_]+", "-", observation.name)[:60]
+        path = root / (name or f"{now:%Y%m%d-%H%M%S}-{operator}-{secrets.token_hex(2)}")
+        begun = root / f".{secrets.token_hex(8)}"  # becomes the run once it is whole
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            path = _new_folder(root, name, f"{now:%Y%m%d-%H%M%S}-{operator}")
+            begun.mkdir(parents=True)
         except OSError as error:
             raise RunError(
                 f"cannot write runs in {root.absolute()}: {error.strerror}; choose another folder"
@@ -86,14 +87,20 @@ class Run:
             "versions": _versions(),
         }
         try:
-            observation.write(path / "obs.h5")
-            checkpoint.replace(path / "config.json", _pretty(config))
-            checkpoint.replace(path / "manifest.json", _pretty(manifest))
-            run = cls(path)
-            run.become_latest()
+            observation.write(begun / "obs.h5")
+            checkpoint.replace(begun / "config.json", _pretty(config))
+            checkpoint.replace(begun / "manifest.json", _pretty(manifest))
+            try:
+                begun.rename(path)
+            except OSError as error:
+                raise RunError(
+                    f"{path} exists already: resume that run, or choose another name"
+                ) from error
         except BaseException:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(begun, ignore_errors=True)
             raise
+        run = cls(path)
+        run.become_latest()
         return run
 
     @classmethod
@@ -222,20 +229,6 @@ def _is_run(path: Path) -> bool:
 def _list(root: Path) -> str:
     names = [facts["name"] for facts in runs(root)]
     return f"Runs in {root}: {', '.join(names) or 'none; `invprob train` makes one'}"
-
-
-def _new_folder(root: Path, name: str | None, stem: str) -> Path:
-    while True:
-        path = root / (name or f"{stem}-{secrets.token_hex(2)}")
-        try:
-            path.mkdir()
-        except FileExistsError as error:
-            if name is not None:
-                raise RunError(
-                    f"{path} exists already: resume that run, or choose another name"
-                ) from error
-        else:
-            return path
 
 
 def _versions() -> dict[str, str | None]:

@@ -108,7 +108,7 @@ def compare(
             for one in observation.each()
             for each in range(seed, seed + seeds)
         ]  # fmt: skip
-    rows = [averaged(column) for column in zip(*results, strict=True)]
+    rows = [averaged(column, seeds) for column in zip(*results, strict=True)]
     facts = {
         "observation": file, "n": n, "runs": len(results), "budget": budget, "tuned": tune,
         "methods": rows, "left_out": left_out,
@@ -117,7 +117,7 @@ def compare(
     if as_json:
         console.document(facts)
         return
-    show(rows, n, len(results))
+    show(rows, n, len(results) // seeds, seeds)
     for why in left_out.values():
         console.say(f"not run: {why}")
     if tune:
@@ -202,7 +202,7 @@ def _of(posterior: Posterior | None, observation: Observation) -> Posterior | No
     return replace(posterior, observation=observation, certificate=None, gaps=None)
 
 
-def show(rows: list[dict[str, Any]], n: int, runs: int) -> None:
+def show(rows: list[dict[str, Any]], n: int, observations: int, seeds: int) -> None:
     """Print the table, the best of each score in bold (or starred): methods in columns, or rows."""
     keys = [key for key in rows[0] if key not in ("name", "se")]
     best = {}
@@ -210,7 +210,10 @@ def show(rows: list[dict[str, Any]], n: int, runs: int) -> None:
         known = [row[key] for row in rows if row[key] is not None]
         order = BEST.get(key)
         best[key] = min(known, key=order) if order and len(set(known)) > 1 else None
-    several = f", mean ± standard error of {runs} runs" if runs > 1 else ""
+    repeats = f"{observations} observations" if observations > 1 else f"{seeds} seeds"
+    if observations > 1 and seeds > 1:
+        repeats += f", {seeds} seeds each"
+    several = f", mean ± standard error of {repeats}" if observations * seeds > 1 else ""
     title = f"{n} samples of each{several}; evaluations are per sample"
     wide = len(rows) > COLUMNS
     cells = [

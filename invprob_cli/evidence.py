@@ -63,6 +63,9 @@ def evidence(
         str | None, typer.Option(help="Operator that the data must come from, or file.py:Class.")
     ] = None,
     prior: options.PriorName = None,
+    index: Annotated[
+        int, typer.Option(min=0, help="Which of several observations in the file.")
+    ] = 0,
     training: Annotated[
         list[str] | None,
         typer.Option("--train", metavar="KEY=VALUE", help="Change one setting of the trainings."),
@@ -79,7 +82,7 @@ def evidence(
     """Compare operators, priors or noise models by log Z."""
     from invprob.observation import Observation
 
-    observation = Observation.read(obs, operator)
+    observation = Observation.read(obs, operator).one(index)
     from invprob import figures, trust_figures
     from invprob.config import TrainConfig
     from invprob.evidence import evidence as weigh

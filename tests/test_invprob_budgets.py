@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.results import averaged
 from operators.blur import Blur
-from operators.errors import UnknownName
+from operators.errors import ObservationError, UnknownName
 from operators.noise import Gaussian
 from priors.random_field import RandomField
 from tests.conftest import document, invoke, refused
@@ -50,9 +51,9 @@ def test_a_cost_that_falls_with_the_steps_is_shared_among_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As that of cdim may: its updates depend on the data."""
-    costs = {6: 60.0, 11: 55.0}
+    costs = {6: 60.0, 24: 55.0}
     monkeypatch.setattr(Budget, "_cost", lambda self, method, steps, *rest: costs[steps])
-    assert Budget.of("nfe=20").spent_by("cdim", FIELD, likelihood(), 1) == "cdim:steps=4"
+    assert Budget.of("nfe=20").spent_by("cdim", FIELD, likelihood(), 1) == "cdim:steps=8"
 
 
 def test_a_budget_sets_what_the_text_leaves_open() -> None:
@@ -112,6 +113,21 @@ def test_what_has_finished_is_taken_from_the_folder(
         compare(observation(), baselines=("dps:steps=5",), n=4, keep=tmp_path)
 
 
+def test_a_corrected_truth_gives_other_scores(tmp_path: Path) -> None:
+    given = observation()
+    assert given.truth is not None
+    changed = replace(given, truth=given.truth + 1)
+    for one in (replace(given, truth=None), given, changed):
+        found = compare(one, baselines=("dps:steps=5",), n=3, keep=tmp_path)[0].scores
+        assert found["rmse"] == compare(one, baselines=("dps:steps=5",), n=3)[0].scores["rmse"]
+
+
+def test_a_comparison_takes_one_observation() -> None:
+    one = observation()
+    with pytest.raises(ObservationError, match="holds 2 observations"):
+        compare(replace(one, data=np.stack([one.data] * 2)), baselines=("dps:steps=5",), n=3)
+
+
 def test_rows_are_means_with_their_standard_errors() -> None:
     runs = [compare(observation(), baselines=("dps:steps=5",), n=3, seed=s)[0] for s in range(3)]
     row = averaged(runs)
@@ -119,6 +135,8 @@ def test_rows_are_means_with_their_standard_errors() -> None:
     assert row["crps"] == pytest.approx(values.mean())
     assert row["se"]["crps"] == pytest.approx(values.std(ddof=1) / 3**0.5)
     assert row["coverage_90"] is None and "coverage_90" not in row["se"]  # 3 samples are too few
+    # two observations of three seeds each: what repeats of one observation share is no error
+    assert averaged([*runs, *runs], 3)["se"]["crps"] == pytest.approx(0, abs=1e-12)
     alone = averaged(runs[:1])
     fits = runs[0].draws.log_likelihood
     assert alone["se"]["log_likelihood"] == pytest.approx(fits.std(ddof=1) / 3**0.5)
@@ -140,7 +158,7 @@ def test_command_compares_several_observations_and_seeds(folder: Path) -> None:
     sheet = Path("two-compare/compare.csv").read_text().splitlines()
     assert len(sheet) == 3 and "crps_se" in sheet[0]
     shown = invoke(command).stdout  # from what is kept
-    assert "not defined" in shown and " ± " in shown and "4 runs" in shown
+    assert "not defined" in shown and " ± " in shown and "2 observations, 2 seeds each" in shown
     refused(f"{command} --budget steps=4", 2, "needed paper, nfe=<count>")
 
 

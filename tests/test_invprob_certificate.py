@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from invprob.certificate import certify, pareto_k
+from invprob.certificate import carried, certify, pareto_k
 from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
 from operators.denoising import Denoising
@@ -23,6 +23,12 @@ def test_pareto_k_of_pareto_weights(k: float) -> None:
 
 def test_pareto_k_needs_a_tail() -> None:
     assert pareto_k(np.zeros(10)) is None
+
+
+def test_even_weights_are_the_best_there_are() -> None:
+    assert certify(np.zeros(64), np.ones(64), 100).verdict.startswith("trust")
+    few = certify(np.zeros(1), np.ones(1), 100)
+    assert few.verdict.startswith("no statement: 1 samples are too few")
 
 
 def test_the_upper_bound_is_that_of_this_observation_where_weights_are_reliable() -> None:
@@ -44,9 +50,19 @@ def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> N
     apart = even + np.repeat(rng.normal(0, 3, 8), 16)
     assert "8 islands of particles is" in certify(apart, chi2, 100, island=16).verdict
     assert certify(even, chi2, 100, island=64).verdict.startswith("approximate")
-    alone = certify(even, chi2, 100, island=128, gaps=np.full(4, 5.0))
-    assert "is unknown" in alone.verdict and alone.elbo_se is None
-    assert alone.log_z is not None and alone.eubo == pytest.approx(alone.log_z + 5)
+    alone = certify(even, chi2, 100, island=128)
+    assert "is unknown" in alone.verdict and alone.elbo_se is None and alone.eubo is None
+    single = certify(even, chi2, 100, gaps=np.full(4, 5.0))
+    assert carried(single, alone).eubo == single.eubo
+    assert carried(None, alone) is alone
+
+
+def test_particles_beside_whole_islands_do_not_spread_log_z() -> None:
+    """The estimate of one particle, far below that of an island, says nothing of theirs."""
+    log_w = np.zeros(129)
+    log_w[-1] = -9.0
+    found = certify(log_w, np.ones(129), 100, island=32)
+    assert found.verdict.startswith("trust: 4 islands") and found.log_z_se == 0
 
 
 def test_the_lower_bound_of_smc_holds_whatever_its_islands_are() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,10 +64,11 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
             log_likelihood=x,
             log_weight=log_w,
             chi2=np.where(x > 0, 1.05, 0.95),
+            degrees=np.full(2000, 100.0),
             sketch=x[:, None].astype("f4"),
         )
         known = certify(log_w, draws.chi2, 100)
-        _, found, certificate = corrected(draws, known, 100, "auto", seed=0)
+        _, found, certificate = corrected(draws, known, "auto", seed=0)
         assert certificate.corrected == how
         assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())
         if how == "none":
@@ -82,7 +85,11 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
             continue
         assert found.x.mean() == pytest.approx(0.5, abs=0.1)
         assert certificate.verdict.startswith("trust the corrected samples (psis: Pareto k")
-        assert corrected(draws, known, 10**6, "psis", 0)[2].verdict.startswith("do not trust")
+        sharp = replace(draws, degrees=np.full(2000, 1e6))
+        assert corrected(sharp, known, "psis", 0)[2].verdict.startswith("do not trust")
+        wrong = replace(known, verdict="do not trust: of the samples before")
+        again = corrected(draws, wrong, "psis", 0)[2].verdict
+        assert again.startswith("trust the corrected samples")
 
 
 def test_correction_is_worthwhile_where_it_brings_means_nearer() -> None:

@@ -173,6 +173,9 @@ def test_a_trained_posterior_is_shared_by_its_folder(
     assert np.array_equal(again.sample(3, seed=1), posterior.sample(3, seed=1))
     assert again.policy.settings["policy"] == kind
     assert np.isfinite(again.sample(3, seed=1, correct="smc")).all()
+    noisier = replace(posterior, observation=replace(observation, noise_sigma=0.3))
+    noisier.save_pretrained(tmp_path)  # into the same folder
+    assert Posterior.from_pretrained(tmp_path).observation.noise_sigma == 0.3
     size = sum(len(v.flatten()) for v in load_file(tmp_path / "policy.safetensors").values())
     weights = sum(p.numel() for p in prior.network.parameters())
     assert size < weights if kind == "lora" else size > weights

@@ -192,7 +192,7 @@ def test_mask_unites_with_that_of_the_operator_and_hides_nan() -> None:
     mask = np.zeros(SHAPE, np.uint8)
     mask[5, 5] = 1
     data = IMAGE.copy()
-    data[0, 0] = data[5, 5] = np.nan
+    data[0, 0], data[5, 5] = np.nan, 1e39  # more than float32 holds
     observation = made(operator=operator, data=data, mask=mask)
     assert observation.noise.count(SHAPE) == IMAGE.size - 5
     assert bool(torch.isfinite(observation.y).all())

@@ -270,6 +270,16 @@ def test_fault_36_taken_name_is_refused(run: Run, observation: Observation) -> N
     assert made.config == CONFIG
 
 
+def test_a_folder_that_a_kill_left_empty_is_no_run(
+    tmp_path: Path, observation: Observation
+) -> None:
+    """The run appears under its name once it is whole, so the name is free until then."""
+    (tmp_path / "foo").mkdir()
+    made = Run.create(observation, CONFIG, tmp_path, name="foo")
+    assert Run.open("foo", tmp_path) == made and len(runs(tmp_path)) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"foo", "latest"}
+
+
 def test_fault_38_two_runs_in_one_second(tmp_path: Path, observation: Observation) -> None:
     made = {Run.create(observation, CONFIG, tmp_path).name for _ in range(4)}
     assert len(made) == 4 == len(runs(tmp_path))

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 import torch
 
+from invprob.certificate import fits
 from operators.errors import ObservationError
 from operators.noise import (
     Gaussian,
@@ -84,6 +85,8 @@ def test_residuals_are_white_and_information_is_the_variance_of_the_score(name: 
     information = noise.expected_information(mean)[0]
     np.testing.assert_allclose(score.square().mean(0) / information, 1, atol=0.05)
     np.testing.assert_allclose(score.mean(0) / information.sqrt(), 0, atol=0.02)
+    chi2 = noise.whitened(y, mean).square().mean(1)
+    assert float(chi2.var()) == pytest.approx(2 / float(noise.degrees(mean)[0]), rel=0.06)
     np.testing.assert_allclose(
         noise.expected(mean)[0], MODELS[name][1](mean[0].numpy()).median(), atol=2
     )
@@ -309,3 +312,18 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         Gaussian(torch.ones(2, 2)).log_prob(y, mean)
     with pytest.raises(ObservationError, match=r"\(3, 4\)"):
         Gaussian(1.0).log_prob(y.T, mean)
+
+
+def test_chi2_of_faint_counts_is_no_sharp_check() -> None:
+    """The truth itself keeps the certificate's bound, masked or not, where most rates are tiny."""
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.full((400, 500), 1e-3, dtype=torch.float64)
+    mean[:, :50] = 20.0
+    mask = torch.arange(500) % 5 == 0
+    for noise in (Poisson(1.0), Poisson(1.0, mask=mask)):
+        y = noise.sample(mean, generator)
+        chi2 = noise.whitened(y, mean).square().sum(1) / noise.count((500,))
+        kept = [fits(*pair) for pair in torch.stack([chi2, noise.degrees(mean)], 1).tolist()]
+        assert np.mean(kept) > 0.99
+        pixels = noise.count((500,))
+        assert np.mean([fits(value, pixels) for value in chi2.tolist()]) < 0.8

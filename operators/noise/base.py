@@ -95,6 +95,14 @@ class NoiseModel(ABC):
     def whitened(self, y: Tensor, mean: Tensor) -> Tensor:
         """Residuals of mean 0 and variance 1 under the model, `(B, *y_shape)`."""
 
+    def degrees(self, mean: Tensor) -> Tensor:
+        """Degrees of freedom f of chi2 per kept pixel, (B,) float64: its variance is 2 / f.
+
+        The number of kept pixels where residuals scatter as normal ones do.
+        """
+        count = float(self.count(tuple(mean.shape[1:])))
+        return torch.full((len(mean),), count, dtype=torch.float64, device=mean.device)
+
     def misfit(self, y: Tensor, mean: Tensor) -> Tensor:
         """Minus `log_prob` up to a constant that depends on y alone, (B,) float64."""
         return -self.log_prob(y, mean)

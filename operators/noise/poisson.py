@@ -7,7 +7,8 @@ The mean is A(x) per unit of exposure; y and background are counts. A prior may 
 not positive, where Poisson noise has no meaning: the rate is then `floor`, a part of the model, so
 densities and samples agree. The score there is that at the floor, not the zero of a constant, and
 so leads back to positive rates. Pearson's residual has variance 1 at any rate; that of its square
-is 2 + 1/rate, so chi2 is a sharp check only where about a count or more is expected in a pixel.
+is 2 + 1/rate, so chi2 is a sharp check only where about a count or more is expected in a pixel:
+its degrees of freedom say so.
 """
 
 from __future__ import annotations
@@ -73,6 +74,12 @@ class Poisson(Pixelwise):
         source = rate.device if generator is None else generator.device
         counts = torch.poisson(rate.to(source), generator=generator).to(rate.device)
         return (rate + self._kept_only(counts - rate)).to(mean.dtype)
+
+    def degrees(self, mean: Tensor) -> Tensor:
+        """Degrees of freedom of chi2 per kept pixel, (B,) float64; see `NoiseModel`."""
+        count = self.count(tuple(mean.shape[1:]))
+        excess = self._kept_only(1 / self._rate(mean.double())).flatten(1).sum(1)
+        return 2 * count**2 / (2 * count + excess)
 
     def refuse_data(self, data: NDArray[Any]) -> None:
         """Raise `ObservationError` on data that are not counts."""
