@@ -145,7 +145,7 @@ def test_compare_scores_the_run_and_baselines(folder: Path) -> None:
 def test_many_methods_have_a_row_each(capsys: pytest.CaptureFixture[str]) -> None:
     scores = dict.fromkeys(compare.MAIN, 2.0)
     rows = [{"name": f"m{i}", **scores, "rmse": 1.0 + i, "se": {}} for i in range(7)]
-    compare.show(rows, 4, 1)
+    compare.show(rows, 4, 1, 1)
     lines = capsys.readouterr().out.splitlines()
     heads = next(line.split() for line in lines if "rmse" in line)
     assert heads[0] == "rmse"
