@@ -45,7 +45,8 @@ class Observation:
     data: `(*y_shape)`, or `(N, *y_shape)` for N observations; float32 or float64. Integers are
         converted. Finite and not constant where not masked.
     noise_sigma: standard deviation in the data's unit, a number or `(*y_shape)`, of Gaussian noise.
-    noise_model: the noise where it is another; its own mask is added to the observation's.
+    noise_model: the noise where it is another; its own mask is added to the observation's. A
+        Gaussian one becomes `noise_sigma`.
     mask: boolean `(*y_shape)`, True = excluded, or None. The operator's `data_mask` is added to it
         in `noise`.
     truth: `(*x_shape)` or `(N, *x_shape)`, where x is known; `truth_sigma`: standard deviation of
@@ -74,15 +75,19 @@ class Observation:
             )
         if self.noise_sigma is not None and self.noise_model is not None:
             raise ObservationError("noise_sigma and noise_model are both given: leave one out")
-        sigma = None if self.noise_sigma is None else real_array("noise_sigma", self.noise_sigma)
+        given, model = self.noise_sigma, self.noise_model
+        if model is not None and registry.name_of(type(model)) == GAUSSIAN:
+            given = model.config()["sigma"]
+        sigma = None if given is None else real_array("noise_sigma", given)
         fields: dict[str, Any] = {
             "data": real_array("data", self.data),
             "noise_sigma": sigma if sigma is None or sigma.ndim else float(sigma),
             "mask": None if self.mask is None else _boolean("mask", self.mask),
             "truth": None if self.truth is None else real_array("truth", self.truth),
+            "noise_model": model if sigma is None else None,
         }
-        if self.noise_model is not None and self.noise_model.mask is not None:
-            added = self.noise_model.mask.cpu().numpy()
+        if model is not None and model.mask is not None:
+            added = model.mask.cpu().numpy()
             fields["mask"] = added if fields["mask"] is None else added | fields["mask"]
         for field, value in fields.items():
             object.__setattr__(self, field, value)

@@ -188,6 +188,7 @@ def _noise(
 ) -> float | NDArray[np.float64] | NoiseModel:
     """Return what --noise gives: a number, the map in a file, or a noise model by its name."""
     from invprob import registry
+    from invprob.observation import GAUSSIAN
     from operators.errors import UnknownName
 
     try:
@@ -195,7 +196,9 @@ def _noise(
     except ValueError:
         file = Path(noise.partition("[")[0])  # a.fits[2] is HDU 2 of a.fits
         if not (file.suffix or file.exists()):
-            return registry.noise_class(noise).from_config(settings)
+            model = registry.noise_class(noise).from_config(settings)
+            sigma = model.config().get("sigma")
+            return sigma if noise == GAUSSIAN and isinstance(sigma, float) else model
         found = stamp.same(noise)
     if settings:
         raise UnknownName(f"--set noise.{next(iter(settings))}: belongs to --noise NAME")

@@ -103,6 +103,14 @@ def test_counts_keep_their_noise(folder: Path) -> None:
     refused(f"import counts.fits {PLAIN} {own} --flux-scale 2", 3, "leave --background")
 
 
+def test_gaussian_noise_by_its_name_is_that_of_its_number(folder: Path) -> None:
+    common = f"import image.fits {PLAIN} --background 3 --flux-scale 2"
+    document(f"{common} --noise {SIGMA} --out number.h5")
+    facts = document(f"{common} --noise gaussian --set noise.sigma={SIGMA} --out name.h5")
+    assert facts["noise"] == "gaussian" and facts["peak_snr"] > 0
+    assert Observation.read("name.h5").sha256() == Observation.read("number.h5").sha256()
+
+
 def test_fault_14_and_15_unknown_unit_and_other_scale_are_told(folder: Path) -> None:
     write("bare.fits", 1e4 * (IMAGE - SKY))
     shown = " ".join(invoke(f"import bare.fits {PLAIN} --noise 1e3 --out d.h5").stderr.split())

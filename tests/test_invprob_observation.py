@@ -23,7 +23,7 @@ from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, RunError
 from operators.inpainting import Inpainting
 from operators.linear import Linear
-from operators.noise import NoiseModel, Poisson, PoissonGaussian, StudentT
+from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((8, 6))
@@ -127,6 +127,17 @@ def test_read_inverts_write_for_any_noise(tmp_path: Path, noise: NoiseModel) -> 
     assert json.loads(json.dumps(facts, allow_nan=False)) == facts
     assert facts["noise"] == saved.noise_name
     assert set(facts["noise_parameters"]) == set(noise.parameters())
+
+
+@pytest.mark.parametrize("sigma", [0.1, np.full(SHAPE, 0.1)], ids=["number", "map"])
+def test_a_gaussian_noise_model_is_its_sigma(tmp_path: Path, sigma: Any) -> None:
+    mask = np.eye(*SHAPE, dtype=bool)
+    given = made(noise_sigma=None, noise_model=Gaussian(sigma, torch.tensor(mask)))
+    given.write(tmp_path / "obs.h5")
+    sigma = np.where(mask, 1, sigma) if np.ndim(sigma) else sigma  # none is kept under the mask
+    expected = made(noise_sigma=sigma, mask=mask).sha256()
+    assert Observation.read(tmp_path / "obs.h5").sha256() == given.sha256() == expected
+    assert given.noise_model is None
 
 
 @pytest.mark.parametrize(
