@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -173,7 +174,7 @@ def _instrument(
     x_shape = registry.load_prior(
         prior or cls.default_prior, None if apart else stamp.data.shape
     ).x_shape
-    instrument = build(cls, x_shape, settings, psf, known)
+    instrument = build(cls, x_shape, _oriented(settings, stamp), psf, known)
     if instrument.y_shape != stamp.data.shape:
         needed, found = ("x".join(map(str, s)) for s in (instrument.y_shape, stamp.data.shape))
         raise ObservationError(
@@ -181,6 +182,38 @@ def _instrument(
             f"draws: cut it out with --size {needed}, or choose another --prior"
         )
     return instrument
+
+
+def _oriented(settings: list[str], stamp: Stamp) -> list[str]:
+    """Return settings where lenses with a position angle and no CD matrix have the stamp's."""
+    import numpy as np
+
+    from invprob.telescope import orientation
+
+    given = list(options.assignments(settings))
+    if given == [(key, _with_cd(value, [])) for key, value in given]:
+        return settings
+    cd = orientation(stamp)
+    if cd is None:
+        console.note(
+            "warning: the image has no celestial WCS, so position angles are read with north up "
+            "and east left"
+        )
+        return settings
+    x, y = np.linalg.solve(cd, [[0, 1], [1, 0]])
+    north, east = np.degrees(np.arctan2(-x, y))
+    console.note(
+        f"position angles are by the image's WCS: north is {north:.1f} deg, east {east:.1f} deg "
+        "counter-clockwise from up"
+    )
+    return [f"{key}={json.dumps(_with_cd(value, cd.tolist()))}" for key, value in given]
+
+
+def _with_cd(value: Any, cd: list[list[float]]) -> Any:
+    """Return a setting where lenses with a position angle and no CD matrix have this one."""
+    if isinstance(value, list):
+        return [_with_cd(item, cd) for item in value]
+    return {"cd": cd, **value} if isinstance(value, dict) and "position_angle" in value else value
 
 
 def _noise(

@@ -93,6 +93,30 @@ def test_a_lens_takes_pixel_scale_and_psf_from_the_files(folder: Path) -> None:
     refused("import plain.fits --operator lensing --noise 1", 3, "--set pixel_scale=0.05")
 
 
+@pytest.mark.parametrize("parity", [1, -1])
+def test_a_position_angle_is_that_of_the_sky(folder: Path, parity: int) -> None:
+    """North is 30 deg from up, counter-clockwise, and east a right angle on, or back (-1)."""
+    a, lens = np.radians(30), '{"model":"SIE","theta_E":1,"q":0.5,"position_angle":20}'
+    cd = np.array([[-parity * np.cos(a), -parity * np.sin(a)], [-np.sin(a), np.cos(a)]]) * 0.05
+    cards = {f"CD{i + 1}_{j + 1}": cd[i, j] / 3600 for i in (0, 1) for j in (0, 1)}
+    write(
+        "turned.fits", IMAGE, CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRPIX1=24.5, CRPIX2=20.5,
+        CRVAL1=0.0, CRVAL2=60.0, **cards,
+    )  # fmt: skip
+    common = "--operator lensing --prior random_field --noise 0.1 --background auto --out p.h5"
+    told = invoke(f"import turned.fits {common} --set lens=[{lens}]").stderr
+    assert f"north is 30.0 deg, east {30 + parity * 90:.1f} deg" in " ".join(told.split())
+    made: Any = Observation.read("p.h5").operator
+    assert np.degrees(made.lens[0].phi) == pytest.approx((90 + 30 + parity * 20) % 180)
+    own = lens.replace("}", ',"cd":[[-1,0],[0,1]]}')
+    assert "north" not in invoke(f"import turned.fits {common} --set lens=[{own}]").stderr
+    made = Observation.read("p.h5").operator
+    assert np.degrees(made.lens[0].phi) == pytest.approx(110)
+    write("bare.fits", IMAGE)
+    bare = f"import bare.fits {common} --set pixel_scale=0.05 --set lens=[{lens}]"
+    assert "no celestial WCS, so position angles" in " ".join(invoke(bare).stderr.split())
+
+
 def test_counts_keep_their_noise(folder: Path) -> None:
     write("counts.fits", RNG.poisson(IMAGE), BUNIT="count")
     own = "--noise poisson --set noise.background=3 --set noise.exposure=10"
