@@ -10,8 +10,11 @@ import pytest
 from astropy.io import fits
 
 from invprob.observation import Observation
+from invprob.posterior import scale_ratio
+from invprob.registry import load_prior
 from invprob.telescope import Stamp, circles, pixel_scale, sky
 from operators.errors import ObservationError
+from operators.linear import Linear
 from tests.conftest import document, invoke, refused
 
 RNG = np.random.default_rng(5)
@@ -181,6 +184,13 @@ def test_parts(tmp_path: Path) -> None:
     assert stamp.corner == (19, 15) and stamp.data.shape == (11, 11)
     with pytest.raises(ObservationError, match="needed squares"):
         pixel_scale(stamp.header)
+
+
+def test_the_peak_expected_is_that_of_the_pixels_kept() -> None:
+    prior = load_prior("gaussian", (2,))
+    whole = Observation(Linear(np.diag([100.0, 1.0])), np.ones(2), 0.1, np.array([True, False]))
+    alone = Observation(Linear(np.array([[0.0, 1.0]])), np.ones(1), 0.1)
+    assert scale_ratio(whole, prior) == pytest.approx(scale_ratio(alone, prior))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real lens lies beside the project, not in it")
