@@ -23,6 +23,7 @@ from invprob.prior_recipe import Recipe
 from invprob.prior_training import train_prior, untrained
 from invprob.registry import load_prior, names
 from operators.errors import NumericalError, ObservationError
+from priors._autoencoder_training import AutoencoderTraining
 from priors._folder import WEIGHTS
 from priors.pixel import PixelConfig
 from priors.training import Training, averaged, patch_of, unet
@@ -197,6 +198,24 @@ def test_a_stopped_training_ends_with_the_same_folder(images: Path, tmp_path: Pa
     rows = [json.loads(row) for row in (tmp_path / "work-b" / "metrics.jsonl").open()]
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert set(rows[-1]["validation"]) == {"0.5", "2"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent", "said"),
+    [((16, 20), False, "--size"), ((18, 18), False, "multiple of 4"), ((24, 24), True, "of 16")],
+)
+def test_images_that_suit_no_network_leave_nothing_to_go_on_from(
+    tmp_path: Path, shape: tuple[int, int], latent: bool, said: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((64, *shape)))
+    coding = AutoencoderTraining() if latent else None
+    recipe = Recipe(str(tmp_path / "x.npy"), training=Training(steps=2), autoencoder=coding)
+    with pytest.raises(ObservationError, match=said):
+        train_prior(recipe, tmp_path / "p", tmp_path / "w")
+    fitted = replace(recipe, size=SIDE, autoencoder=None)
+    with pytest.raises(Stop):
+        train_prior(fitted, tmp_path / "p", tmp_path / "w", progress=stop(2))
+    assert np.load(tmp_path / "w" / "train.npy").shape[1:] == (SIDE, SIDE)
 
 
 def test_training_learns_what_noise_hides(images: Path, tmp_path: Path) -> None:
