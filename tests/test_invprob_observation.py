@@ -447,6 +447,18 @@ def test_fits_image_native_float64_and_header(tmp_path: Path) -> None:
     assert (read_image(path)[0] == image).all()
 
 
+@pytest.mark.parametrize("dtype", ["i2", "u2", "u4"])
+def test_blank_pixels_are_not_a_number(tmp_path: Path, dtype: str) -> None:
+    from astropy.io import fits
+
+    image = fits.PrimaryHDU(np.arange(6, dtype=dtype).reshape(2, 3) + np.array(9, dtype))
+    zero = int(image.header.get("BZERO", 0))
+    image.header["BLANK"] = 11 - zero  # before BZERO is added
+    image.writeto(tmp_path / "a.fits")
+    read, _ = read_fits_image(tmp_path / "a.fits")
+    assert np.array_equal(read, [[9, 10, np.nan], [12, 13, 14]], equal_nan=True)
+
+
 def test_fault_14_fits_states_what_it_assumes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
