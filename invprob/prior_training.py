@@ -56,8 +56,11 @@ def train_prior(
     """Train a prior, write its folder `out` and return its quality.
 
     workers: processes that draw a simulator's images. Raises RunError where `work` is of another
-    recipe, ObservationError on images that suit no network.
+    recipe or `out` holds files of another kind, ObservationError on images that suit no network.
     """
+    foreign = out.is_dir() and not (out / "invprob.json").exists()
+    if foreign and any(path.is_file() for path in out.iterdir()):
+        raise RunError(f"{out} holds files and is no prior: choose another folder with --out")
     work.mkdir(parents=True, exist_ok=True)
     for stored in (out / "training.json", work / "recipe.json"):
         _check_same(recipe, stored)

@@ -88,7 +88,7 @@ def import_(
     level, factor = _number(background, "--background"), _number(flux_scale, "--flux-scale")
     if sides and len(sides) > 2:
         raise typer.BadParameter(f"--size {size}: an image has two sides")
-    options.writable(out)
+    options.observation_file(out, image, noise, psf, mask)
 
     from invprob import figures, registry, telescope
     from invprob.posterior import resolve_prior, scale_ratio, scale_warning

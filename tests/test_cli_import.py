@@ -173,6 +173,25 @@ def test_what_does_not_fit_is_refused(folder: Path, command: str, code: int, sai
     assert not Path("no.h5").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("./image.fits", "replace what is read"),
+        ("noise.fits", "replace what is read"),
+        ("psf.fits", "replace what is read"),
+        ("obs.png", "its figure takes that name"),
+    ],
+)
+def test_an_input_is_not_replaced(folder: Path, out: str, said: str) -> None:
+    given = {name: Path(name).read_bytes() for name in ("image.fits", "noise.fits", "psf.fits")}
+    command = "--noise noise.fits[0] --psf psf.fits --operator lensing --prior random_field"
+    refused(f"import image.fits[0] {command} --out {out}", 2, said)
+    assert given == {name: Path(name).read_bytes() for name in given}
+    truth = "simulate --operator lensing --prior random_field --truth image.fits --psf psf.fits"
+    if out != "noise.fits":
+        refused(f"{truth} --out {out}", 2, said)
+
+
 def test_parts(tmp_path: Path) -> None:
     inside = circles((5, 7), 0.5, [(1.0, -0.5, 0.1), (-1.5, 1.0, 0.51)])
     assert np.argwhere(inside).tolist() == [[1, 5], [3, 0], [4, 0], [4, 1]]

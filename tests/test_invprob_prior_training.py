@@ -22,7 +22,7 @@ from invprob.prior_quality import validation
 from invprob.prior_recipe import Recipe
 from invprob.prior_training import train_prior, untrained
 from invprob.registry import load_prior, names
-from operators.errors import NumericalError, ObservationError
+from operators.errors import NumericalError, ObservationError, RunError
 from priors._autoencoder_training import AutoencoderTraining
 from priors._folder import WEIGHTS
 from priors.pixel import PixelConfig
@@ -216,6 +216,13 @@ def test_images_that_suit_no_network_leave_nothing_to_go_on_from(
     with pytest.raises(Stop):
         train_prior(fitted, tmp_path / "p", tmp_path / "w", progress=stop(2))
     assert np.load(tmp_path / "w" / "train.npy").shape[1:] == (SIDE, SIDE)
+
+
+def test_a_folder_of_other_files_is_kept(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(RunError, match="no prior"):
+        train_prior(Recipe(str(images)), tmp_path, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_training_learns_what_noise_hides(images: Path, tmp_path: Path) -> None:
