@@ -218,6 +218,31 @@ def test_images_that_suit_no_network_leave_nothing_to_go_on_from(
     assert np.load(tmp_path / "w" / "train.npy").shape[1:] == (SIDE, SIDE)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("--set warmup=0", "warmup must be at least 1"),
+        ("--set checkpoint_every=0", "checkpoint_every must be at least 1"),
+        ("--set rho_centre=0", "rho_centre must be"),
+        ("--latent --set autoencoder.report_every=0", "report_every must be at least 1"),
+        ("--latent --set autoencoder.warmup=0", "warmup must be at least 1"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(
+    images: Path, tmp_path: Path, settings: str, said: str
+) -> None:
+    refused(f"prior train --data {images} --out {tmp_path / 'p'} {settings}", 3, said)
+
+
+def test_the_folder_one_stands_in_is_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    shown = invoke("prior train --data nothing.npy --out .", 3).stderr
+    assert str(tmp_path / "mine.training") in " ".join(shown.split())
+
+
 def test_a_folder_of_other_files_is_kept(images: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(RunError, match="no prior"):
