@@ -36,6 +36,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 FRAME = 4  # width, pixels, of the frame where sky is expected
+TABLES = ("CPDIS", "DP1", "DP2", "D2IM")  # begin cards of distortions kept as tables
 SQUARE = 0.01  # sides of a pixel may differ by this fraction
 
 
@@ -210,17 +211,24 @@ def orientation(stamp: Stamp) -> Array | None:
 
 
 def _celestial(header: str) -> Any:
-    """Return the celestial WCS of a header, None without one."""
+    """Return the celestial WCS of a header, None without one; its linear part and polynomials.
+
+    Tables of distortion, as in images of Hubble, lie in other HDUs and move points by a pixel.
+    """
     from astropy.io import fits
     from astropy.wcs import WCS
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fixes of odd cards are common
-            wcs: Any = WCS(fits.Header.fromstring(header, sep="\n"))
+            cards = fits.Header.fromstring(header, sep="\n").cards
+            wcs: Any = WCS(fits.Header([c for c in cards if not c.keyword.startswith(TABLES)]))
             return wcs.celestial if wcs.has_celestial else None
     except (ValueError, KeyError, TypeError) as error:
-        raise ObservationError(f"the header's WCS cannot be read ({error})") from error
+        raise ObservationError(
+            f"the header's WCS cannot be read ({error}): give the side of a pixel in arcsec, --set "
+            "pixel_scale=0.05, and cd beside any position_angle"
+        ) from error
 
 
 def circles(shape: tuple[int, ...], step: float | None, given: Sequence[Sequence[float]]) -> Mask:

@@ -203,6 +203,15 @@ def test_parts(tmp_path: Path) -> None:
     assert stamp.corner == (19, 15) and stamp.data.shape == (11, 11)
     with pytest.raises(ObservationError, match="needed squares"):
         pixel_scale(stamp.header)
+    header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -1, "CDELT2": 1})
+    for axis in (1, 2):
+        header[f"CPDIS{axis}"] = header[f"D2IMDIS{axis}"] = "LOOKUP"
+        header[f"DP{axis}"] = "EXTVER: 1.0"
+        header[f"DP{axis}"] = "NAXES: 2.0"
+    text = header.tostring(sep="\n", endcard=False)
+    assert pixel_scale(text) == pytest.approx(3600)  # tables of distortion lie in other HDUs
+    with pytest.raises(ObservationError, match=r"--set pixel_scale=0.05"):
+        pixel_scale(text.replace("DEC--TAN", "DEC--ABC"))
 
 
 def test_the_peak_expected_is_that_of_the_pixels_kept() -> None:
