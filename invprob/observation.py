@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from operators.base import ForwardOperator
     from operators.noise import NoiseModel
 
-__all__ = ["Observation", "real_array"]
+__all__ = ["Observation", "check_finite", "real_array"]
 
 log = logging.getLogger("invprob")
 
@@ -107,7 +107,7 @@ class Observation:
             raise ObservationError(f"flux_scale is {scale!r}; needed a positive number")
         if self.truth is not None:
             _check_shape("truth", self.truth, x_shape, f"{name} takes")
-            _check_finite("truth", self.truth, "replace them, or leave the truth out")
+            check_finite("truth", self.truth, "replace them, or leave the truth out")
 
     @classmethod
     def read(cls, path: str | Path, operator: str | None = None) -> Self:
@@ -228,7 +228,7 @@ class Observation:
         mask = self.noise.mask
         kept = np.ones(self.operator.y_shape, bool) if mask is None else ~mask.numpy()
         batch = self.data.reshape(-1, *self.operator.y_shape)
-        _check_finite(
+        check_finite(
             "data", np.where(kept, batch, 0).reshape(self.data.shape), "mask them (mask = True)"
         )
         values = batch[:, kept]
@@ -275,7 +275,8 @@ def _check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], whose: 
         )
 
 
-def _check_finite(name: str, array: NDArray[Any], cure: str) -> None:
+def check_finite(name: str, array: NDArray[Any], cure: str) -> None:
+    """Raise `ObservationError` with the number of values that are not finite, and the first."""
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])
