@@ -168,13 +168,18 @@ def _instrument(
                 "the image has no celestial WCS, so the size of its pixels is unknown: give it in "
                 "arcsec, --set pixel_scale=0.05"
             )
-    if "psf" in fields and psf is None:
+    if "psf" in fields and "fwhm" not in fields and psf is None:
         known["psf"] = None
         console.note("warning: no --psf, so the instrument is taken to be perfectly sharp")
     x_shape = registry.load_prior(
         prior or cls.default_prior, None if apart else stamp.data.shape
     ).x_shape
     instrument = build(cls, x_shape, _oriented(settings, stamp), psf, known)
+    if len(instrument.y_shape) != 2:
+        raise ObservationError(
+            f"the operator gives data of shape {instrument.y_shape}, which no image holds: make "
+            "the observation with invprob.Observation(...).write"
+        )
     if instrument.y_shape != stamp.data.shape:
         needed, found = ("x".join(map(str, s)) for s in (instrument.y_shape, stamp.data.shape))
         raise ObservationError(
@@ -251,7 +256,7 @@ def _measured(observation: Observation) -> tuple[dict[str, float | None], list[s
             f"the frame lies {level:.2g} sigma off zero, where priors put no light: "
             "--background auto subtracts its level"
         )
-    if not 1 / OFF_NOISE < scatter < OFF_NOISE:
+    if scatter >= OFF_NOISE or scatter <= 1 / OFF_NOISE:  # NaN where all of the frame is masked
         warnings.append(
             f"the frame scatters by {scatter:.2f} of the noise given: where that is sky, a perfect "
             f"model leaves a chi-square of {scatter**2:.2f} per pixel, not 1"

@@ -120,6 +120,18 @@ def test_a_position_angle_is_that_of_the_sky(folder: Path, parity: int) -> None:
     assert "no celestial WCS, so position angles" in " ".join(invoke(bare).stderr.split())
 
 
+def test_what_is_not_known_is_not_warned_of(folder: Path) -> None:
+    """Neither the scatter of a frame that is masked, nor a PSF that an operator has itself."""
+    frame = np.ones(IMAGE.shape, "u1")
+    frame[6:-6, 6:-6] = 0
+    write("frame.fits", frame)
+    common = "--prior random_field --mask frame.fits --noise 0.1 --background 3 --out f.h5"
+    told = invoke(f"import image.fits --operator hdr {common}").stderr
+    assert "nan" not in told and "sharp" not in told and "fwhm=2" in told
+    told = invoke(f"import image.fits --operator lensing {common}").stderr
+    assert "perfectly sharp" in told
+
+
 def test_counts_keep_their_noise(folder: Path) -> None:
     write("counts.fits", RNG.poisson(IMAGE), BUNIT="count")
     own = "--noise poisson --set noise.background=3 --set noise.exposure=10"
@@ -166,6 +178,7 @@ def test_fault_14_and_15_unknown_unit_and_other_scale_are_told(folder: Path) -> 
         (f"{PLAIN} --noise 1 --background auto --mask-circle 0,0,99", 3, "--background LEVEL"),
         (f"{PLAIN} --noise 1 --psf psf.fits", 2, "no point spread function"),
         ("--operator denoising --prior galaxies-64 --noise 1", 3, "--size 64x64"),
+        ("--operator mri --prior random_field --noise 1", 3, "invprob.Observation(...).write"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder: Path, command: str, code: int, said: str) -> None:
