@@ -125,6 +125,13 @@ def test_images_are_read_from(form: str, error: float, tmp_path: Path) -> None:
     assert np.abs(read(store(x, form, tmp_path)) - x).max() <= error
 
 
+def test_images_are_those_of_the_hdu_asked_for(tmp_path: Path) -> None:
+    first, other = np.random.default_rng(0).random((2, 64, 8, 8)).astype(np.float32)
+    fits.HDUList([fits.PrimaryHDU(first), fits.ImageHDU(other)]).writeto(tmp_path / "a.fits")
+    assert np.array_equal(read(tmp_path / "a.fits"), first)
+    assert np.array_equal(read(tmp_path / "a.fits[1]"), other)
+
+
 def test_images_are_binned_and_cut_to_size(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((64, 33, 40)))
     assert np.array_equal(read(tmp_path / "x.npy", 16), np.ones((64, 16, 16)))
