@@ -208,13 +208,14 @@ class Observation:
     def sha256(self) -> str:
         """Return the digest of all that bears on inference: operator, data, noise and mask."""
         digest = hashlib.sha256(self.name.encode())
-        facts = {**self.operator.config(), "data": self.data, "mask": self.mask}
+        facts: dict[str, Any] = {"data": self.data, "mask": self.mask}
         if self.noise_model is None:
             facts["noise_sigma"] = self.noise_sigma
         else:
             facts["noise"] = self.noise_name
             facts |= {f"noise.{k}": v for k, v in self.noise_model.config().items()}
-        for key, value in sorted(facts.items()):
+        own = {f"operator.{k}" if k in facts else k: v for k, v in self.operator.config().items()}
+        for key, value in sorted((facts | own).items()):
             digest.update(key.encode())
             if isinstance(value, np.ndarray):
                 digest.update(f"{value.dtype.str}{value.shape}".encode())

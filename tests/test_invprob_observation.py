@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,25 @@ def test_digest_sees_what_bears_on_inference_and_nothing_else() -> None:
     ):  # fmt: skip
         assert made(**changes).sha256() != base
     assert made(operator=Blur(SHAPE)).sha256() != made(operator=Blur(SHAPE, fwhm=4.0)).sha256()
+
+
+def test_digest_sees_parameters_that_are_called_as_the_observation_calls_its_own() -> None:
+    @dataclass(frozen=True, eq=False)
+    class Masked(Denoising):
+        mask: float = 0.0
+        noise_sigma: float = 0.0
+
+    base = made(operator=Masked(SHAPE)).sha256()
+    assert made(operator=Masked(SHAPE, mask=1.0)).sha256() != base
+    assert made(operator=Masked(SHAPE, noise_sigma=1.0)).sha256() != base
+    assert made(operator=Masked(SHAPE), noise_sigma=0.2).sha256() != base
+
+
+def test_a_digest_stays_what_it_was() -> None:
+    """Runs know their observation by it."""
+    operator = Blur((2, 3), fwhm=2.0)
+    digest = made(operator=operator, data=np.arange(6.0).reshape(2, 3)).sha256()
+    assert digest == "c7458ade1f3473a343ce5f8d287083383287c357e05d4944cb424a59be0e7c16"
 
 
 def test_mask_unites_with_that_of_the_operator_and_hides_nan() -> None:
