@@ -51,8 +51,8 @@ lens; `psf` may be one for all or (3, ky, kx). A prior of single images then dra
 itself; a trained one of three channels knows their colours.
 
 A lens may be stated by `e1` and `e2`, by `position_angle` (degrees east of north, with `cd` where
-north is not up), or by `velocity_dispersion` with the operator's `z_lens`, `z_source` and
-`cosmology`, which obs.h5 keeps. A `theta_E` that is given wins.
+north is not up; `import` takes it from the WCS), or by `velocity_dispersion` with the operator's
+`z_lens`, `z_source` and `cosmology`, which obs.h5 keeps. A `theta_E` that is given wins.
 
 A deepinv `Physics` or a caustics simulator is wrapped by a class of a few lines:
 `operators/adapters.py`.

@@ -115,6 +115,8 @@ def parse(text: str) -> Baseline:
             raise UnknownName(
                 f"baseline setting '{key}={value}': needed {key}=<{known[key].__name__}>"
             ) from None
+    if values.get("steps", 2) < 2:
+        raise UnknownName(f"baseline setting 'steps={values['steps']}': a chain needs at least 2")
     return cls(**values)
 
 

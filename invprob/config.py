@@ -59,6 +59,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least = {
+            "steps": 2,
             "finer": 1,
             "width": 8,
             "rank": 1,

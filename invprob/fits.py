@@ -57,7 +57,8 @@ def read_fits_image(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", AstropyWarning)  # odd header cards are common
             warnings.filterwarnings("error", ".*truncated", AstropyWarning)
-            with fits.open(existing_file(name)) as hdus:
+            # unsigned integers would be read as such, without their BLANK
+            with fits.open(existing_file(name), uint=False) as hdus:
                 index = _choose(hdus, name, ndim, hdu, plane)
                 header, shape = hdus[index].header, hdus[index].shape
                 text = header.tostring(sep="\n", endcard=False, padding=False)

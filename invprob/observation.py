@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from operators.base import ForwardOperator
     from operators.noise import NoiseModel
 
-__all__ = ["Observation", "real_array"]
+__all__ = ["Observation", "check_finite", "real_array"]
 
 log = logging.getLogger("invprob")
 
@@ -45,7 +45,8 @@ class Observation:
     data: `(*y_shape)`, or `(N, *y_shape)` for N observations; float32 or float64. Integers are
         converted. Finite and not constant where not masked.
     noise_sigma: standard deviation in the data's unit, a number or `(*y_shape)`, of Gaussian noise.
-    noise_model: the noise where it is another; its own mask is added to the observation's.
+    noise_model: the noise where it is another; its own mask is added to the observation's. A
+        Gaussian one becomes `noise_sigma`.
     mask: boolean `(*y_shape)`, True = excluded, or None. The operator's `data_mask` is added to it
         in `noise`.
     truth: `(*x_shape)` or `(N, *x_shape)`, where x is known; `truth_sigma`: standard deviation of
@@ -74,15 +75,19 @@ class Observation:
             )
         if self.noise_sigma is not None and self.noise_model is not None:
             raise ObservationError("noise_sigma and noise_model are both given: leave one out")
-        sigma = None if self.noise_sigma is None else real_array("noise_sigma", self.noise_sigma)
+        given, model = self.noise_sigma, self.noise_model
+        if model is not None and registry.name_of(type(model)) == GAUSSIAN:
+            given = model.config()["sigma"]
+        sigma = None if given is None else real_array("noise_sigma", given)
         fields: dict[str, Any] = {
             "data": real_array("data", self.data),
             "noise_sigma": sigma if sigma is None or sigma.ndim else float(sigma),
             "mask": None if self.mask is None else _boolean("mask", self.mask),
             "truth": None if self.truth is None else real_array("truth", self.truth),
+            "noise_model": model if sigma is None else None,
         }
-        if self.noise_model is not None and self.noise_model.mask is not None:
-            added = self.noise_model.mask.cpu().numpy()
+        if model is not None and model.mask is not None:
+            added = model.mask.cpu().numpy()
             fields["mask"] = added if fields["mask"] is None else added | fields["mask"]
         for field, value in fields.items():
             object.__setattr__(self, field, value)
@@ -102,7 +107,7 @@ class Observation:
             raise ObservationError(f"flux_scale is {scale!r}; needed a positive number")
         if self.truth is not None:
             _check_shape("truth", self.truth, x_shape, f"{name} takes")
-            _check_finite("truth", self.truth, "replace them, or leave the truth out")
+            check_finite("truth", self.truth, "replace them, or leave the truth out")
 
     @classmethod
     def read(cls, path: str | Path, operator: str | None = None) -> Self:
@@ -204,13 +209,14 @@ class Observation:
     def sha256(self) -> str:
         """Return the digest of all that bears on inference: operator, data, noise and mask."""
         digest = hashlib.sha256(self.name.encode())
-        facts = {**self.operator.config(), "data": self.data, "mask": self.mask}
+        facts: dict[str, Any] = {"data": self.data, "mask": self.mask}
         if self.noise_model is None:
             facts["noise_sigma"] = self.noise_sigma
         else:
             facts["noise"] = self.noise_name
             facts |= {f"noise.{k}": v for k, v in self.noise_model.config().items()}
-        for key, value in sorted(facts.items()):
+        own = {f"operator.{k}" if k in facts else k: v for k, v in self.operator.config().items()}
+        for key, value in sorted((facts | own).items()):
             digest.update(key.encode())
             if isinstance(value, np.ndarray):
                 digest.update(f"{value.dtype.str}{value.shape}".encode())
@@ -231,7 +237,7 @@ class Observation:
         mask = self.noise.mask
         kept = np.ones(self.operator.y_shape, bool) if mask is None else ~mask.numpy()
         batch = self.data.reshape(-1, *self.operator.y_shape)
-        _check_finite(
+        check_finite(
             "data", np.where(kept, batch, 0).reshape(self.data.shape), "mask them (mask = True)"
         )
         values = batch[:, kept]
@@ -278,7 +284,8 @@ def _check_shape(name: str, array: NDArray[Any], shape: tuple[int, ...], whose: 
         )
 
 
-def _check_finite(name: str, array: NDArray[Any], cure: str) -> None:
+def check_finite(name: str, array: NDArray[Any], cure: str) -> None:
+    """Raise `ObservationError` with the number of values that are not finite, and the first."""
     bad = ~np.isfinite(array)
     if bad.any():
         first = tuple(int(i) for i in np.argwhere(bad)[0])

@@ -289,12 +289,12 @@ def train(
 
 
 def scale_ratio(observation: Observation, prior: Prior) -> float:
-    """Return the peak of the data over that which draws of the prior give, their median."""
+    """Return the peak of the kept data over that which draws of the prior give, their median."""
     noise, operator = observation.noise, observation.operator
     typical = noise.expected(operator(prior.decode(prior.draw(16, seed=0))))
-    expected = float(typical.abs().amax(dim=tuple(range(1, typical.ndim))).median())
     kept = noise.kept(operator.y_shape)
-    return float(torch.where(kept, observation.y, 0.0).abs().max()) / expected
+    peaks = torch.where(kept, typical, 0.0).abs().flatten(1).amax(1)
+    return float(torch.where(kept, observation.y, 0.0).abs().max() / peaks.median())
 
 
 def scale_warning(observation: Observation, prior: Prior) -> str:

@@ -3,7 +3,8 @@
 A simulator is a function `draw(rng, size) -> (size, size)`: one of `priors/simulators` by its name,
 or the user's own as `file.py:function`. Image i under a seed is the same for any number of images
 and processes. Files are an .npy, HDF5 or FITS array (n, H, W), or a folder of images (.npy, FITS,
-PNG, JPEG, TIFF), which are averaged over colours, binned and cut to the size asked for.
+PNG, JPEG, TIFF), which are averaged over colours, binned and cut to the size asked for;
+`a.fits[2]` is HDU 2.
 """
 
 from __future__ import annotations
@@ -159,7 +160,8 @@ def _reader(path: Path) -> Callable[[Path], NDArray[Any]] | None:
 
 
 def _is_fits(path: Path) -> bool:
-    return path.name.lower().endswith(FITS)
+    name = path.name.partition("[")[0]  # a.fits[2] is HDU 2 of a.fits
+    return name.lower().endswith(FITS)
 
 
 def _picture(path: Path) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from invprob.latent_training import STEPS as CHAIN
-from invprob.latent_training import network, trained_coder
+from invprob.latent_training import coder, network, trained_coder
 from invprob.prior_card import card
 from invprob.prior_data import Split, split
 from invprob.prior_quality import Quality, check, sheet, validation
@@ -56,19 +56,21 @@ def train_prior(
     """Train a prior, write its folder `out` and return its quality.
 
     workers: processes that draw a simulator's images. Raises RunError where `work` is of another
-    recipe, ObservationError on images that suit no network.
+    recipe or `out` holds files of another kind, ObservationError on images that suit no network.
     """
+    foreign = out.is_dir() and not (out / "invprob.json").exists()
+    if foreign and any(path.is_file() for path in out.iterdir()):
+        raise RunError(f"{out} holds files and is no prior: choose another folder with --out")
     work.mkdir(parents=True, exist_ok=True)
     for stored in (out / "training.json", work / "recipe.json"):
         _check_same(recipe, stored)
-    (work / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
     images = _images(recipe, work, workers, progress)
     scale = float(np.sqrt(np.square(images.train, dtype=np.float64).mean()))
-    coder = None
+    codes = None
     if recipe.autoencoder:
-        coder = trained_coder(images.train, scale, recipe.autoencoder, work, progress)
+        codes = trained_coder(images.train, scale, recipe.autoencoder, work, progress)
     prior, shadow = (
-        untrained(images.train.shape[1:], scale, recipe, coder).to(recipe.training.device)
+        untrained(images.train.shape[1:], scale, recipe, codes).to(recipe.training.device)
         for _ in range(2)
     )
     prior.network.train().requires_grad_(True)
@@ -208,13 +210,20 @@ def _flat(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _images(recipe: Recipe, work: Path, workers: int, progress: Progress | None) -> Split:
-    """Return the images of a recipe, drawn or read once and then kept in the work folder."""
+    """Return the images of a recipe, drawn or read once and then kept with it in the work folder.
+
+    Raises ObservationError on images that suit no network, of which nothing is kept.
+    """
     files = [work / f"{part}.npy" for part in ("held_out", "train")]
     if not files[1].exists():
         made = split(
             recipe.data, recipe.size, recipe.pool, recipe.held_out, recipe.seed, workers,
             progress,
         )  # fmt: skip
+        untrained(made.train.shape[1:], 1.0, recipe)
+        if recipe.autoencoder:
+            coder(made.train.shape[-1])
+        (work / "recipe.json").write_text(json.dumps(recipe.facts(), indent=1) + "\n")
         for file, images in zip(files, (made.held_out, made.train), strict=True):
             partial = file.with_suffix(".partial.npy")
             np.save(partial, images)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from invprob import registry
-from invprob.observation import GAUSSIAN, Observation
+from invprob.observation import GAUSSIAN, Observation, check_finite
 from invprob.telescope import sky
 from invprob.trajectory import prior_paths
 from operators.base import ForwardOperator
@@ -41,6 +41,7 @@ def simulate(
     size `noise_settings` change. `prior` is recorded as the suggestion for whoever analyses the
     data, `truth_sigma` as the noise that the truth has of its own.
     """
+    check_finite("truth", truth, "replace them")
     noise = operator.noise_fraction if noise is None else noise
     x = torch.from_numpy(np.asarray(truth, float))[None]
     with torch.no_grad():
@@ -84,12 +85,14 @@ def fit_truth(image: NDArray[np.float64], prior: Prior) -> tuple[NDArray[np.floa
 
     It is binned by the largest whole factor that leaves enough pixels, cut or padded to x_shape
     and scaled so that its smoothed peak is that of the prior's median draw. The noise, which the
-    truth keeps, is measured on the binned image's frame, where a source should have ended.
+    truth keeps, is measured on the binned image's frame, where a source should have ended. Raises
+    `ObservationError` on an image that is not finite, or has no peak, there.
     """
     height, width = prior.x_shape
     factor = max(1, min(image.shape[0] // height, image.shape[1] // width))
     coarse = binned(image, factor)
     small = centred(coarse, (height, width))
+    check_finite("truth image, binned and cut,", small, "replace them, or give another image")
     draws = prior.decode(prior.draw(64, seed=0)).numpy()
     typical = float(np.median([gaussian_filter(x, 1.0).max() for x in draws]))
     peak = float(gaussian_filter(small, 1.0).max())

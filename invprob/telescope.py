@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from operators.base import ForwardOperator
     from operators.noise import NoiseModel
 
-__all__ = ["Stamp", "circles", "excluded", "in_sigma", "observed", "pixel_scale", "sky"]
+__all__ = [
+    "Stamp", "circles", "excluded", "in_sigma", "observed", "orientation", "pixel_scale", "sky",
+]  # fmt: skip
 
 log = logging.getLogger("invprob")
 
@@ -34,6 +36,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 FRAME = 4  # width, pixels, of the frame where sky is expected
+TABLES = ("CPDIS", "DP1", "DP2", "D2IM")  # begin cards of distortions kept as tables
 SQUARE = 0.01  # sides of a pixel may differ by this fraction
 
 
@@ -176,25 +179,56 @@ def pixel_scale(header: str) -> float | None:
 
     Raises `ObservationError` where pixels are not squares: operators take one scale.
     """
-    from astropy.io import fits
-    from astropy.wcs import WCS
     from astropy.wcs.utils import proj_plane_pixel_scales
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # fixes of odd cards are common
-            wcs: Any = WCS(fits.Header.fromstring(header, sep="\n"))
-            if not wcs.has_celestial:
-                return None
-            across, up = (float(s) * 3600 for s in proj_plane_pixel_scales(wcs.celestial))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ObservationError(f"the header's WCS cannot be read ({error})") from error
+    wcs = _celestial(header)
+    if wcs is None:
+        return None
+    across, up = (float(s) * 3600 for s in proj_plane_pixel_scales(wcs))
     if abs(across / up - 1) > SQUARE:
         raise ObservationError(
             f"pixels measure {across:.5g} x {up:.5g} arcsec by the WCS; needed squares: resample "
             "the image"
         )
     return float(np.sqrt(across * up))
+
+
+def orientation(stamp: Stamp) -> Array | None:
+    """Return the CD matrix (2, 2) at a stamp's middle: pixels (x, y) to degrees (east, north).
+
+    By the celestial WCS of its header, None without one.
+    """
+    wcs = _celestial(stamp.header)
+    if wcs is None:
+        return None
+    (x, y), (ny, nx) = stamp.corner, stamp.data.shape
+    middle = (x + (nx - 1) / 2, y + (ny - 1) / 2)
+    around = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
+    ends = wcs.wcs_pix2world(middle + around, 0)
+    east, north = (ends[::2] - ends[1::2]).T[[wcs.wcs.lng, wcs.wcs.lat]]
+    east = (east + 180) % 360 - 180  # right ascension 0 is 360
+    return np.array([east * np.cos(np.radians(ends[:, wcs.wcs.lat].mean())), north])
+
+
+def _celestial(header: str) -> Any:
+    """Return the celestial WCS of a header, None without one; its linear part and polynomials.
+
+    Tables of distortion, as in images of Hubble, lie in other HDUs and move points by a pixel.
+    """
+    from astropy.io import fits
+    from astropy.wcs import WCS
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fixes of odd cards are common
+            cards = fits.Header.fromstring(header, sep="\n").cards
+            wcs: Any = WCS(fits.Header([c for c in cards if not c.keyword.startswith(TABLES)]))
+            return wcs.celestial if wcs.has_celestial else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ObservationError(
+            f"the header's WCS cannot be read ({error}): give the side of a pixel in arcsec, --set "
+            "pixel_scale=0.05, and cd beside any position_angle"
+        ) from error
 
 
 def circles(shape: tuple[int, ...], step: float | None, given: Sequence[Sequence[float]]) -> Mask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from invprob.trajectory import Progress
 
 FAILED = 4  # exit code under --strict
+# settings that have options of their own in `train`, the others are set
+FLAGS = ("steps", "policy", "width", "blocks", "warm_steps", "rtb_steps", "paths", "seed")
 
 
 def diagnose(
@@ -128,11 +131,25 @@ def headline(checks: Sequence[Check], fine: str) -> str:
 
 
 def following(diagnosis: Diagnosis, run: Path) -> str:
-    """Return the next command: more training after a failure, else samples to use."""
+    """Return the next command: the same training, longer, after a failure, else samples to use."""
     if diagnosis.passed:
-        return f"invprob sample --n 256 --run {run}"
+        return shlex.join(["invprob", "sample", "--n", "256", "--run", str(run)])
+    from invprob.config import TrainConfig
     from invprob.run import Run
 
-    trained: dict[str, Any] = Run.open(run).config["train"]
-    more = 2 * max(trained["warm_steps"], 1)
-    return f"invprob train --obs {run / 'obs.h5'} --warm-steps {more}"
+    facts: dict[str, Any] = Run.open(run).config
+    prior, default = facts["prior"], asdict(TrainConfig())
+    trained = default | {key: value for key, value in facts["train"].items() if key in default}
+    warmed = trained["warm_steps"] and (trained["policy"] == "guided" or trained["guidance"])
+    longer = "warm_steps" if warmed else "rtb_steps"
+    trained[longer] = 2 * max(trained[longer], 1)
+    words = ["invprob", "train", "--obs", str(run / "obs.h5")]
+    words += [] if ":" in prior else ["--prior", prior]  # own code is named by who trusts it
+    words += ["--from", facts["start"]] if "start" in facts else []
+    words += ["--amortize", "ranges.toml"] if "ranges" in facts else []
+    for key, value in trained.items():
+        if key in FLAGS and (key == longer or value != default[key]):
+            words += [f"--{key.replace('_', '-')}", str(value)]
+        elif value != default[key]:
+            words += ["--set", f"{key}={value}"]
+    return shlex.join(words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,7 +88,7 @@ def import_(
     level, factor = _number(background, "--background"), _number(flux_scale, "--flux-scale")
     if sides and len(sides) > 2:
         raise typer.BadParameter(f"--size {size}: an image has two sides")
-    options.writable(out)
+    options.observation_file(out, image, noise, psf, mask)
 
     from invprob import figures, registry, telescope
     from invprob.posterior import resolve_prior, scale_ratio, scale_warning
@@ -167,13 +168,18 @@ def _instrument(
                 "the image has no celestial WCS, so the size of its pixels is unknown: give it in "
                 "arcsec, --set pixel_scale=0.05"
             )
-    if "psf" in fields and psf is None:
+    if "psf" in fields and "fwhm" not in fields and psf is None:
         known["psf"] = None
         console.note("warning: no --psf, so the instrument is taken to be perfectly sharp")
     x_shape = registry.load_prior(
         prior or cls.default_prior, None if apart else stamp.data.shape
     ).x_shape
-    instrument = build(cls, x_shape, settings, psf, known)
+    instrument = build(cls, x_shape, _oriented(settings, stamp), psf, known)
+    if len(instrument.y_shape) != 2:
+        raise ObservationError(
+            f"the operator gives data of shape {instrument.y_shape}, which no image holds: make "
+            "the observation with invprob.Observation(...).write"
+        )
     if instrument.y_shape != stamp.data.shape:
         needed, found = ("x".join(map(str, s)) for s in (instrument.y_shape, stamp.data.shape))
         raise ObservationError(
@@ -183,11 +189,44 @@ def _instrument(
     return instrument
 
 
+def _oriented(settings: list[str], stamp: Stamp) -> list[str]:
+    """Return settings where lenses with a position angle and no CD matrix have the stamp's."""
+    import numpy as np
+
+    from invprob.telescope import orientation
+
+    given = list(options.assignments(settings))
+    if given == [(key, _with_cd(value, [])) for key, value in given]:
+        return settings
+    cd = orientation(stamp)
+    if cd is None:
+        console.note(
+            "warning: the image has no celestial WCS, so position angles are read with north up "
+            "and east left"
+        )
+        return settings
+    x, y = np.linalg.solve(cd, [[0, 1], [1, 0]])
+    north, east = np.degrees(np.arctan2(-x, y))
+    console.note(
+        f"position angles are by the image's WCS: north is {north:.1f} deg, east {east:.1f} deg "
+        "counter-clockwise from up"
+    )
+    return [f"{key}={json.dumps(_with_cd(value, cd.tolist()))}" for key, value in given]
+
+
+def _with_cd(value: Any, cd: list[list[float]]) -> Any:
+    """Return a setting where lenses with a position angle and no CD matrix have this one."""
+    if isinstance(value, list):
+        return [_with_cd(item, cd) for item in value]
+    return {"cd": cd, **value} if isinstance(value, dict) and "position_angle" in value else value
+
+
 def _noise(
     noise: str, settings: dict[str, Any], stamp: Stamp
 ) -> float | NDArray[np.float64] | NoiseModel:
     """Return what --noise gives: a number, the map in a file, or a noise model by its name."""
     from invprob import registry
+    from invprob.observation import GAUSSIAN
     from operators.errors import UnknownName
 
     try:
@@ -195,7 +234,9 @@ def _noise(
     except ValueError:
         file = Path(noise.partition("[")[0])  # a.fits[2] is HDU 2 of a.fits
         if not (file.suffix or file.exists()):
-            return registry.noise_class(noise).from_config(settings)
+            model = registry.noise_class(noise).from_config(settings)
+            sigma = model.config().get("sigma")
+            return sigma if noise == GAUSSIAN and isinstance(sigma, float) else model
         found = stamp.same(noise)
     if settings:
         raise UnknownName(f"--set noise.{next(iter(settings))}: belongs to --noise NAME")
@@ -215,7 +256,7 @@ def _measured(observation: Observation) -> tuple[dict[str, float | None], list[s
             f"the frame lies {level:.2g} sigma off zero, where priors put no light: "
             "--background auto subtracts its level"
         )
-    if not 1 / OFF_NOISE < scatter < OFF_NOISE:
+    if scatter >= OFF_NOISE or scatter <= 1 / OFF_NOISE:  # NaN where all of the frame is masked
         warnings.append(
             f"the frame scatters by {scatter:.2f} of the noise given: where that is sky, a perfect "
             f"model leaves a chi-square of {scatter**2:.2f} per pixel, not 1"

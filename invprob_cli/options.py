@@ -156,6 +156,20 @@ def writable(path: Path) -> Path:
     return path
 
 
+def observation_file(out: Path, *inputs: str | Path | None) -> Path:
+    """Return `out` where an observation goes there and its figure beside it.
+
+    Raises UnknownName where that would replace one of the `inputs`, of which a.fits[2] is a.fits,
+    or the figure the observation; RunError as `writable` does.
+    """
+    if out.suffix == ".png":
+        raise UnknownName(f"--out {out}: its figure takes that name; needed one such as obs.h5")
+    files = [Path(str(given).partition("[")[0]).resolve() for given in inputs if given]
+    if out.resolve() in files:
+        raise UnknownName(f"--out {out} would replace what is read: needed another, such as obs.h5")
+    return writable(out)
+
+
 def assignments(settings: Sequence[str] | None, option: str = "--set") -> Iterator[tuple[str, Any]]:
     """Yield key and value of every `key=value`; the value is JSON, or else text."""
     for text in settings or ():

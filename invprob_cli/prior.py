@@ -73,6 +73,8 @@ def train(
 ) -> None:
     """Train a prior on images; stopped, the same command goes on."""
     device = launch.join(None, device, "float32")
+    if out.name in ("", ".."):  # a folder of no name of its own
+        out = out.resolve()
     options.writable(out / "invprob.json")
     work = work or out.with_name(f"{out.name}.training")
 

@@ -58,7 +58,7 @@ def simulate(
     """Make an observation whose truth is known."""
     if truth and truth_draw:
         raise typer.BadParameter("give --truth or --truth-draw, not both")
-    options.writable(out)
+    options.observation_file(out, truth, psf)
 
     from invprob import figures, obs_file, registry
     from invprob.simulate import draw_truth

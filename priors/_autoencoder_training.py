@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from priors._autoencoder import Autoencoder
-from priors.training import dihedral, set_rate
+from priors.training import TRAINED, dihedral, refuse_below, set_rate
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class AutoencoderTraining:
     report_every: int = 500
     turns: bool = True  # images turned by right angles and flipped are as likely as they were
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        refuse_below(self, TRAINED | {"report_every": 1})
 
 
 def train_autoencoder(

@@ -45,9 +45,9 @@ class Prior(ABC):
     """A diffusion prior over images or vectors x."""
 
     summary: ClassVar[str] = ""
-    learned: ClassVar[bool] = False  # its denoiser is an approximation
-    isometric: ClassVar[bool] = True  # x is z, turned and scaled: errors of z are those of x
-    has_encoder: ClassVar[bool] = True  # there is a way back from x to z
+    learned: bool = False  # its denoiser is an approximation
+    isometric: bool = True  # x is z, turned and scaled: errors of z are those of x
+    has_encoder: bool = True  # there is a way back from x to z
     schedule: Schedule
     z_shape: tuple[int, ...]
     x_shape: tuple[int, ...]

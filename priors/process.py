@@ -36,6 +36,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from operators.errors import ObservationError
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -90,10 +92,10 @@ class Schedule:
         Steps in log signal-to-noise shrink linearly, from 1 + bend to 1 - bend times their mean:
         data constrain the low noise levels, where a kernel of fixed variance costs a policy most.
         A chain on this grid evaluates the denoiser `steps` times: `steps` - 1 stochastic
-        transitions and the deterministic last one.
+        transitions and the deterministic last one. Raises `ObservationError` on fewer than 2.
         """
         if steps < 2:
-            raise ValueError(f"a chain needs at least 2 steps, found {steps}")
+            raise ObservationError(f"a chain needs at least 2 steps, found {steps}")
         u = np.linspace(1.0, 0.0, steps)
         return tuple(((1 - self.bend) * u + self.bend * u**2).tolist())
 

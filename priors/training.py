@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,9 +42,22 @@ class Training:
     turns: bool = True  # images turned by right angles and flipped are as likely as they were
     device: str = "cpu"  # of everything, the random draws too
 
+    def __post_init__(self) -> None:
+        refuse_below(self, TRAINED | {"checkpoint_every": 1, "rho_centre": 1e-3})
 
+
+# the least that settings of any training may be
+TRAINED: dict[str, float] = {"steps": 1, "batch": 1, "warmup": 1}
 PATCHES = (8, 4, 2, 1)  # sides of space-to-depth blocks, px: the first that fits is taken
 LEAST_SIDE = 16  # of the network's input; its three scales need a multiple of 4
+
+
+def refuse_below(config: Any, least: Mapping[str, float]) -> None:
+    """Raise ObservationError where a setting of `config` is below the least that it may be."""
+    for name, value in least.items():
+        if not getattr(config, name) >= value:
+            found = getattr(config, name)
+            raise ObservationError(f"{name} must be at least {value:g}, found {found}")
 
 
 def patch_of(side: int) -> int:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
+from invprob.config import TrainConfig
+from invprob.observation import Observation
+from invprob.run import Run
+from invprob_cli.diagnose import following
+from operators.denoising import Denoising
 from tests.conftest import invoke, refused
 
 KEYS = ["name", "statistic", "threshold", "passed", "verdict", "remedy"]
@@ -47,7 +56,22 @@ def test_strict_exits_4_where_a_check_fails(folder: Path) -> None:
     failed = [check for check in facts["checks"] if not check["passed"]]
     assert f"{len(failed)} of" in shown
     assert "train longer" in shown
-    assert "next: invprob train --obs runs/mixture/obs.h5 --warm-steps 8" in shown
+    settings = "--steps 12 --width 8 --blocks 1 --warm-steps 8 --rtb-steps 1 --paths 4"
+    given = f"--prior gaussian_mixture {settings} --set bank=64"
+    assert f"next: invprob train --obs runs/mixture/obs.h5 {given}" in shown
+
+
+def test_what_trains_longer_is_the_same_training(tmp_path: Path) -> None:
+    """One of RTB alone takes more steps of that; a folder may have a name with a space."""
+    mine = TrainConfig(policy="lora", rank=2, warm_steps=10, rtb_steps=30, seed=3)
+    facts = {"prior": "my prior/", "train": asdict(mine), "start": "runs/first"}
+    made = Observation(Denoising((2, 3)), np.arange(6.0).reshape(2, 3), 0.1)
+    run = Run.create(made, facts, tmp_path, name="run").path
+    failed: Any = SimpleNamespace(passed=False)
+    assert following(failed, run) == (
+        f"invprob train --obs {run}/obs.h5 --prior 'my prior/' --from runs/first --policy lora "
+        "--set rank=2 --warm-steps 10 --rtb-steps 60 --seed 3"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,11 @@ import pytest
 from astropy.io import fits
 
 from invprob.observation import Observation
+from invprob.posterior import scale_ratio
+from invprob.registry import load_prior
 from invprob.telescope import Stamp, circles, pixel_scale, sky
 from operators.errors import ObservationError
+from operators.linear import Linear
 from tests.conftest import document, invoke, refused
 
 RNG = np.random.default_rng(5)
@@ -93,6 +96,42 @@ def test_a_lens_takes_pixel_scale_and_psf_from_the_files(folder: Path) -> None:
     refused("import plain.fits --operator lensing --noise 1", 3, "--set pixel_scale=0.05")
 
 
+@pytest.mark.parametrize("parity", [1, -1])
+def test_a_position_angle_is_that_of_the_sky(folder: Path, parity: int) -> None:
+    """North is 30 deg from up, counter-clockwise, and east a right angle on, or back (-1)."""
+    a, lens = np.radians(30), '{"model":"SIE","theta_E":1,"q":0.5,"position_angle":20}'
+    cd = np.array([[-parity * np.cos(a), -parity * np.sin(a)], [-np.sin(a), np.cos(a)]]) * 0.05
+    cards = {f"CD{i + 1}_{j + 1}": cd[i, j] / 3600 for i in (0, 1) for j in (0, 1)}
+    write(
+        "turned.fits", IMAGE, CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRPIX1=24.5, CRPIX2=20.5,
+        CRVAL1=0.0, CRVAL2=60.0, **cards,
+    )  # fmt: skip
+    common = "--operator lensing --prior random_field --noise 0.1 --background auto --out p.h5"
+    told = invoke(f"import turned.fits {common} --set lens=[{lens}]").stderr
+    assert f"north is 30.0 deg, east {30 + parity * 90:.1f} deg" in " ".join(told.split())
+    made: Any = Observation.read("p.h5").operator
+    assert np.degrees(made.lens[0].phi) == pytest.approx((90 + 30 + parity * 20) % 180)
+    own = lens.replace("}", ',"cd":[[-1,0],[0,1]]}')
+    assert "north" not in invoke(f"import turned.fits {common} --set lens=[{own}]").stderr
+    made = Observation.read("p.h5").operator
+    assert np.degrees(made.lens[0].phi) == pytest.approx(110)
+    write("bare.fits", IMAGE)
+    bare = f"import bare.fits {common} --set pixel_scale=0.05 --set lens=[{lens}]"
+    assert "no celestial WCS, so position angles" in " ".join(invoke(bare).stderr.split())
+
+
+def test_what_is_not_known_is_not_warned_of(folder: Path) -> None:
+    """Neither the scatter of a frame that is masked, nor a PSF that an operator has itself."""
+    frame = np.ones(IMAGE.shape, "u1")
+    frame[6:-6, 6:-6] = 0
+    write("frame.fits", frame)
+    common = "--prior random_field --mask frame.fits --noise 0.1 --background 3 --out f.h5"
+    told = invoke(f"import image.fits --operator hdr {common}").stderr
+    assert "nan" not in told and "sharp" not in told and "fwhm=2" in told
+    told = invoke(f"import image.fits --operator lensing {common}").stderr
+    assert "perfectly sharp" in told
+
+
 def test_counts_keep_their_noise(folder: Path) -> None:
     write("counts.fits", RNG.poisson(IMAGE), BUNIT="count")
     own = "--noise poisson --set noise.background=3 --set noise.exposure=10"
@@ -101,6 +140,14 @@ def test_counts_keep_their_noise(folder: Path) -> None:
     made = Observation.read("c.h5").noise_model
     assert made is not None and made.config()["exposure"] == 10
     refused(f"import counts.fits {PLAIN} {own} --flux-scale 2", 3, "leave --background")
+
+
+def test_gaussian_noise_by_its_name_is_that_of_its_number(folder: Path) -> None:
+    common = f"import image.fits {PLAIN} --background 3 --flux-scale 2"
+    document(f"{common} --noise {SIGMA} --out number.h5")
+    facts = document(f"{common} --noise gaussian --set noise.sigma={SIGMA} --out name.h5")
+    assert facts["noise"] == "gaussian" and facts["peak_snr"] > 0
+    assert Observation.read("name.h5").sha256() == Observation.read("number.h5").sha256()
 
 
 def test_fault_14_and_15_unknown_unit_and_other_scale_are_told(folder: Path) -> None:
@@ -131,11 +178,31 @@ def test_fault_14_and_15_unknown_unit_and_other_scale_are_told(folder: Path) -> 
         (f"{PLAIN} --noise 1 --background auto --mask-circle 0,0,99", 3, "--background LEVEL"),
         (f"{PLAIN} --noise 1 --psf psf.fits", 2, "no point spread function"),
         ("--operator denoising --prior galaxies-64 --noise 1", 3, "--size 64x64"),
+        ("--operator mri --prior random_field --noise 1", 3, "invprob.Observation(...).write"),
     ],
 )
 def test_what_does_not_fit_is_refused(folder: Path, command: str, code: int, said: str) -> None:
     refused(f"import image.fits {command} --out no.h5", code, said)
     assert not Path("no.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("./image.fits", "replace what is read"),
+        ("noise.fits", "replace what is read"),
+        ("psf.fits", "replace what is read"),
+        ("obs.png", "its figure takes that name"),
+    ],
+)
+def test_an_input_is_not_replaced(folder: Path, out: str, said: str) -> None:
+    given = {name: Path(name).read_bytes() for name in ("image.fits", "noise.fits", "psf.fits")}
+    command = "--noise noise.fits[0] --psf psf.fits --operator lensing --prior random_field"
+    refused(f"import image.fits[0] {command} --out {out}", 2, said)
+    assert given == {name: Path(name).read_bytes() for name in given}
+    truth = "simulate --operator lensing --prior random_field --truth image.fits --psf psf.fits"
+    if out != "noise.fits":
+        refused(f"{truth} --out {out}", 2, said)
 
 
 def test_parts(tmp_path: Path) -> None:
@@ -149,6 +216,22 @@ def test_parts(tmp_path: Path) -> None:
     assert stamp.corner == (19, 15) and stamp.data.shape == (11, 11)
     with pytest.raises(ObservationError, match="needed squares"):
         pixel_scale(stamp.header)
+    header = fits.Header({"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CDELT1": -1, "CDELT2": 1})
+    for axis in (1, 2):
+        header[f"CPDIS{axis}"] = header[f"D2IMDIS{axis}"] = "LOOKUP"
+        header[f"DP{axis}"] = "EXTVER: 1.0"
+        header[f"DP{axis}"] = "NAXES: 2.0"
+    text = header.tostring(sep="\n", endcard=False)
+    assert pixel_scale(text) == pytest.approx(3600)  # tables of distortion lie in other HDUs
+    with pytest.raises(ObservationError, match=r"--set pixel_scale=0.05"):
+        pixel_scale(text.replace("DEC--TAN", "DEC--ABC"))
+
+
+def test_the_peak_expected_is_that_of_the_pixels_kept() -> None:
+    prior = load_prior("gaussian", (2,))
+    whole = Observation(Linear(np.diag([100.0, 1.0])), np.ones(2), 0.1, np.array([True, False]))
+    alone = Observation(Linear(np.array([[0.0, 1.0]])), np.ones(1), 0.1)
+    assert scale_ratio(whole, prior) == pytest.approx(scale_ratio(alone, prior))
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real lens lies beside the project, not in it")

@@ -437,7 +437,9 @@ def test_counting_leaves_no_trace() -> None:
     assert "denoise" not in vars(prior)
 
 
-@pytest.mark.parametrize("text", ["dsp", "dps:zeat=1", "dps:zeta=high"])
+@pytest.mark.parametrize(
+    "text", ["dsp", "dps:zeat=1", "dps:zeta=high", "dps:steps=1", "map:steps=-3"]
+)
 def test_unknown_methods_and_settings_are_named(text: str) -> None:
     with pytest.raises(UnknownName):
         parse(text)

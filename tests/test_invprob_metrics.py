@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from invprob.metrics import against_truth, optimality_gap, posterior_coverage
-from invprob.simulate import fit_truth
+from invprob.simulate import fit_truth, simulate
 from invprob.telescope import sky
+from operators.denoising import Denoising
+from operators.errors import ObservationError
 from priors.random_field import RandomField
 
 
@@ -33,6 +35,16 @@ def test_the_noise_of_an_image_is_measured_on_its_frame() -> None:
     assert truth.shape == (48, 48)
     scale = truth.max() / (image.max())
     assert own == pytest.approx(0.15 * scale, rel=0.15)  # binned by 2: half the noise
+
+
+def test_a_truth_that_is_not_finite_is_told() -> None:
+    image = np.ones((96, 96))
+    image[:2] = np.nan  # cut away, after binning by 3
+    image[40, 40:44] = np.nan
+    with pytest.raises(ObservationError, match=r"truth image.* has 2 values .* first at \(9, 12\)"):
+        fit_truth(image[:, :80], RandomField((24, 24)))
+    with pytest.raises(ObservationError, match="truth has 1 values that are NaN"):
+        simulate(Denoising((2, 2)), np.array([[1, np.nan], [1, 1]]))
 
 
 def test_optimality_gap_is_the_error_to_truths_drawn_from_the_posterior() -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from operators.denoising import Denoising
 from operators.errors import InvprobError, ObservationError, RunError
 from operators.inpainting import Inpainting
 from operators.linear import Linear
-from operators.noise import NoiseModel, Poisson, PoissonGaussian, StudentT
+from operators.noise import Gaussian, NoiseModel, Poisson, PoissonGaussian, StudentT
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.standard_normal((8, 6))
@@ -129,6 +130,17 @@ def test_read_inverts_write_for_any_noise(tmp_path: Path, noise: NoiseModel) -> 
     assert set(facts["noise_parameters"]) == set(noise.parameters())
 
 
+@pytest.mark.parametrize("sigma", [0.1, np.full(SHAPE, 0.1)], ids=["number", "map"])
+def test_a_gaussian_noise_model_is_its_sigma(tmp_path: Path, sigma: Any) -> None:
+    mask = np.eye(*SHAPE, dtype=bool)
+    given = made(noise_sigma=None, noise_model=Gaussian(sigma, torch.tensor(mask)))
+    given.write(tmp_path / "obs.h5")
+    sigma = np.where(mask, 1, sigma) if np.ndim(sigma) else sigma  # none is kept under the mask
+    expected = made(noise_sigma=sigma, mask=mask).sha256()
+    assert Observation.read(tmp_path / "obs.h5").sha256() == given.sha256() == expected
+    assert given.noise_model is None
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -185,6 +197,25 @@ def test_digest_sees_what_bears_on_inference_and_nothing_else() -> None:
     ):  # fmt: skip
         assert made(**changes).sha256() != base
     assert made(operator=Blur(SHAPE)).sha256() != made(operator=Blur(SHAPE, fwhm=4.0)).sha256()
+
+
+def test_digest_sees_parameters_that_are_called_as_the_observation_calls_its_own() -> None:
+    @dataclass(frozen=True, eq=False)
+    class Masked(Denoising):
+        mask: float = 0.0
+        noise_sigma: float = 0.0
+
+    base = made(operator=Masked(SHAPE)).sha256()
+    assert made(operator=Masked(SHAPE, mask=1.0)).sha256() != base
+    assert made(operator=Masked(SHAPE, noise_sigma=1.0)).sha256() != base
+    assert made(operator=Masked(SHAPE), noise_sigma=0.2).sha256() != base
+
+
+def test_a_digest_stays_what_it_was() -> None:
+    """Runs know their observation by it."""
+    operator = Blur((2, 3), fwhm=2.0)
+    digest = made(operator=operator, data=np.arange(6.0).reshape(2, 3)).sha256()
+    assert digest == "c7458ade1f3473a343ce5f8d287083383287c357e05d4944cb424a59be0e7c16"
 
 
 def test_mask_unites_with_that_of_the_operator_and_hides_nan() -> None:
@@ -434,6 +465,18 @@ def test_fits_image_native_float64_and_header(tmp_path: Path) -> None:
     assert (image == IMAGE.astype("f4")).all()
     assert fits.Header.fromstring(text, sep="\n")["CTYPE1"] == "RA---TAN"
     assert (read_image(path)[0] == image).all()
+
+
+@pytest.mark.parametrize("dtype", ["i2", "u2", "u4"])
+def test_blank_pixels_are_not_a_number(tmp_path: Path, dtype: str) -> None:
+    from astropy.io import fits
+
+    image = fits.PrimaryHDU(np.arange(6, dtype=dtype).reshape(2, 3) + np.array(9, dtype))
+    zero = int(image.header.get("BZERO", 0))
+    image.header["BLANK"] = 11 - zero  # before BZERO is added
+    image.writeto(tmp_path / "a.fits")
+    read, _ = read_fits_image(tmp_path / "a.fits")
+    assert np.array_equal(read, [[9, 10, np.nan], [12, 13, 14]], equal_nan=True)
 
 
 def test_fault_14_fits_states_what_it_assumes(

@@ -22,7 +22,8 @@ from invprob.prior_quality import validation
 from invprob.prior_recipe import Recipe
 from invprob.prior_training import train_prior, untrained
 from invprob.registry import load_prior, names
-from operators.errors import NumericalError, ObservationError
+from operators.errors import NumericalError, ObservationError, RunError
+from priors._autoencoder_training import AutoencoderTraining
 from priors._folder import WEIGHTS
 from priors.pixel import PixelConfig
 from priors.training import Training, averaged, patch_of, unet
@@ -124,6 +125,13 @@ def test_images_are_read_from(form: str, error: float, tmp_path: Path) -> None:
     assert np.abs(read(store(x, form, tmp_path)) - x).max() <= error
 
 
+def test_images_are_those_of_the_hdu_asked_for(tmp_path: Path) -> None:
+    first, other = np.random.default_rng(0).random((2, 64, 8, 8)).astype(np.float32)
+    fits.HDUList([fits.PrimaryHDU(first), fits.ImageHDU(other)]).writeto(tmp_path / "a.fits")
+    assert np.array_equal(read(tmp_path / "a.fits"), first)
+    assert np.array_equal(read(tmp_path / "a.fits[1]"), other)
+
+
 def test_images_are_binned_and_cut_to_size(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones((64, 33, 40)))
     assert np.array_equal(read(tmp_path / "x.npy", 16), np.ones((64, 16, 16)))
@@ -197,6 +205,56 @@ def test_a_stopped_training_ends_with_the_same_folder(images: Path, tmp_path: Pa
     rows = [json.loads(row) for row in (tmp_path / "work-b" / "metrics.jsonl").open()]
     assert [row["step"] for row in rows] == [2, 4, 6]
     assert set(rows[-1]["validation"]) == {"0.5", "2"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "latent", "said"),
+    [((16, 20), False, "--size"), ((18, 18), False, "multiple of 4"), ((24, 24), True, "of 16")],
+)
+def test_images_that_suit_no_network_leave_nothing_to_go_on_from(
+    tmp_path: Path, shape: tuple[int, int], latent: bool, said: str
+) -> None:
+    np.save(tmp_path / "x.npy", np.ones((64, *shape)))
+    coding = AutoencoderTraining() if latent else None
+    recipe = Recipe(str(tmp_path / "x.npy"), training=Training(steps=2), autoencoder=coding)
+    with pytest.raises(ObservationError, match=said):
+        train_prior(recipe, tmp_path / "p", tmp_path / "w")
+    fitted = replace(recipe, size=SIDE, autoencoder=None)
+    with pytest.raises(Stop):
+        train_prior(fitted, tmp_path / "p", tmp_path / "w", progress=stop(2))
+    assert np.load(tmp_path / "w" / "train.npy").shape[1:] == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("--set warmup=0", "warmup must be at least 1"),
+        ("--set checkpoint_every=0", "checkpoint_every must be at least 1"),
+        ("--set rho_centre=0", "rho_centre must be"),
+        ("--latent --set autoencoder.report_every=0", "report_every must be at least 1"),
+        ("--latent --set autoencoder.warmup=0", "warmup must be at least 1"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(
+    images: Path, tmp_path: Path, settings: str, said: str
+) -> None:
+    refused(f"prior train --data {images} --out {tmp_path / 'p'} {settings}", 3, said)
+
+
+def test_the_folder_one_stands_in_is_named_by_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    shown = invoke("prior train --data nothing.npy --out .", 3).stderr
+    assert str(tmp_path / "mine.training") in " ".join(shown.split())
+
+
+def test_a_folder_of_other_files_is_kept(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(RunError, match="no prior"):
+        train_prior(Recipe(str(images)), tmp_path, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_training_learns_what_noise_hides(images: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from invprob import registry
+from invprob.comparison import parse
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from operators.denoising import Denoising
@@ -32,6 +33,16 @@ def test_a_prior_of_images_serves_bands() -> None:
     torch.testing.assert_close(trained.decode(trained.encode(image)), image)
     # pairs of real and imaginary parts are no bands
     assert registry.load_prior("gaussian", (3, 4, 2)).x_shape == (3, 4, 2)
+
+
+@pytest.mark.parametrize("name", ["random_field", "digits-32", "galaxies-64-latent"])
+def test_bands_take_the_baselines_of_one(name: str) -> None:
+    one = registry.load_prior(name)
+    bands = registry.load_prior(name, (2, *one.x_shape))
+    noise = Gaussian(0.1)
+    for method in map(parse, registry.names("baselines")):
+        alone = method.lacks(one, Denoising(one.x_shape), noise)
+        assert method.lacks(bands, Denoising(bands.x_shape), noise) == alone
 
 
 def test_guidance_of_bands_is_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
