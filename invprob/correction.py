@@ -46,7 +46,8 @@ def smoothed(log_w: Array) -> Array:
     order = np.argsort(log_w)
     cut, top = log_w[order[-count - 1]], log_w[order[-1]]
     p = (np.arange(count) + 0.5) / count
-    excess = sigma * -np.log1p(-p) if abs(k) < 1e-9 else sigma * np.expm1(-k * np.log1p(-p)) / k
+    with np.errstate(over="ignore"):  # the heaviest tails end at the top anyway
+        excess = sigma * -np.log1p(-p) if abs(k) < 1e-9 else sigma * np.expm1(-k * np.log1p(-p)) / k
     out = log_w.copy()
     out[order[-count:]] = np.minimum(top + np.log(np.exp(cut - top) + excess), top)
     return out
