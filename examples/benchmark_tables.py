@@ -68,7 +68,8 @@ with the first seed, as `--tune` does, and stand below the tables; other setting
 RTB trains with {training}. The ELBO of particles is log Z less 3 nats, below the true one in 19 of
 20 runs (Markov's inequality). EUBO is the mean of log w under the normalised weights where these
 are reliable, else the ELBO plus the gap of simulated twins (other data, same instrument), which is
-an estimate and no bound. A dash is not defined. Times are of one busy CPU core. Baselines beside
+an estimate and no bound; particles have that of their policy's single paths. A dash is not
+defined. Times are of one busy CPU core. Baselines beside
 what their papers print are in [published_numbers.md](published_numbers.md)."""
 
 
