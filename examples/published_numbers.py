@@ -151,8 +151,7 @@ def sampled(name: str, problem: Mixture, n: int) -> Array:
         problem.prior, problem.likelihood, lambda many: method.propose(problem.prior, many),
         method.times(problem.prior), n, 0, particles=method.particles,
     )  # fmt: skip
-    pixels = len(problem.likelihood.y[0])
-    return certified(draws, pixels, 0)[0].x.astype(float)  # particles drawn again by their weights
+    return certified(draws, 0)[0].x.astype(float)  # particles drawn again by their weights
 
 
 def scores(name: str, problem: Mixture) -> tuple[float, float]:

@@ -164,7 +164,7 @@ def samples(
 
     smc = method.particles and not alone
     found = draw(prior, likelihood, sampler, method.times(prior), n, seed=0, smc=smc)
-    return certified(found, likelihood.noise.count(likelihood.operator.y_shape), seed=0)[0]
+    return certified(found, seed=0)[0]
 
 
 def marks(name: str) -> Any:
