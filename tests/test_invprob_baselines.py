@@ -81,27 +81,27 @@ OPERATORS = [
     Lensing.default((8, 8)),
     PhaseRetrieval((8, 8)),
 ]
-BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples; exact draws leave 0.044
-    "cdim": 0.255,
-    "copaint": 0.152,
-    "daps:langevin_steps=20": 0.171,
-    "dcps": 0.071,
-    "ddnm": 0.248,
-    "diffpir": 0.354,
-    "diffrs": 0.046,
-    "dps": 0.161,
-    "lgd_mc": 0.156,
-    "mcg": 0.264,
-    "npse": 0.055,
-    "pigdm": 0.046,
-    "pigdm:residual=guess": 0.080,
-    "red_diff": 0.473,
+BIAS = {  # sliced W to the posterior of gaussian/d16, 200 samples, mean of 5 seeds; exact: 0.044
+    "cdim": 0.208,
+    "copaint": 0.162,
+    "daps:langevin_steps=20": 0.169,
+    "dcps": 0.067,
+    "ddnm": 0.240,
+    "diffpir": 0.339,
+    "diffrs": 0.048,
+    "dps": 0.163,
+    "lgd_mc": 0.159,
+    "mcg": 0.265,
+    "npse": 0.056,
+    "pigdm": 0.055,
+    "pigdm:residual=guess": 0.094,
+    "red_diff": 0.470,
     "fk": 0.40,
     "fps_smc": 0.19,
     "map": 0.386,
-    "hmc": 0.050,
-    "wiener": 0.046,
-    "ddrm": 0.134,
+    "hmc": 0.045,
+    "wiener": 0.050,
+    "ddrm": 0.129,
     "tds": 0.066,
     "tds:residual=none": 0.35,
     "mcgdiff": 0.18,
@@ -304,7 +304,7 @@ def test_an_exact_method_reaches_the_analytic_posterior(name: str) -> None:
 def test_many_particles_reach_the_analytic_posterior(name: str) -> None:
     """Evidence, means and squares are right within the scatter of islands, which is small."""
     problem = registry.suite_class("gaussian")().problem("d2")
-    method, islands = parse(name), 8
+    method, islands = parse(name), 24  # of 64, five hold a fifth of the evidence
     many = islands * batch_size(problem.prior.x_shape)
     sampler = partial(method.propose, problem.prior)
     times = method.times(problem.prior)
@@ -328,7 +328,7 @@ def test_many_particles_reach_the_analytic_posterior(name: str) -> None:
 def test_distance_to_the_analytic_posterior_is_as_recorded(name: str) -> None:
     (row,), floor = scored("gaussian/d16", name, 200)
     assert floor == pytest.approx(0.044, rel=0.1)
-    scatter = SCATTER.get(name.partition(":")[0], 0.15)  # rounding alone redraws particles
+    scatter = SCATTER.get(name.partition(":")[0], 0.3)  # of one seed; rounding redraws particles
     assert row["sliced_wasserstein"] == pytest.approx(BIAS[name], rel=scatter, abs=0.01)
 
 

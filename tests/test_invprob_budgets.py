@@ -157,7 +157,7 @@ def test_command_compares_several_observations_and_seeds(folder: Path) -> None:
     assert json.loads(Path("two-compare/compare.json").read_text()) == facts
     sheet = Path("two-compare/compare.csv").read_text().splitlines()
     assert len(sheet) == 3 and "crps_se" in sheet[0]
-    shown = invoke(command).stdout  # from what is kept
+    shown = " ".join(invoke(command).stdout.split())  # from what is kept
     assert "not defined" in shown and " ± " in shown and "2 observations, 2 seeds each" in shown
     refused(f"{command} --budget steps=4", 2, "needed paper, nfe=<count>")
 

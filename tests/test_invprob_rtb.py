@@ -119,15 +119,15 @@ def gmm() -> Problem:
 
 @pytest.mark.slow
 def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
-    """log Z within 0.1 before and after 15 RTB steps, which raise the ELBO by 0.4 nats.
+    """log Z within 0.1 before and after 15 RTB steps, which raise the ELBO by 0.3 to 0.4 nats.
 
-    The sliced Wasserstein distance, in standard deviations of the posterior, falls from 0.41 to
-    0.28; of weighted samples it is at most 0.15.
+    Over five seeds. The sliced Wasserstein distance, in standard deviations of the posterior, falls
+    from 0.42 to between 0.21 and 0.34; of weighted samples it is at most 0.09.
     """
     problem = gmm()
     prior, likelihood, log_z = problem.prior, problem.likelihood, problem.log_z
     assert log_z is not None
-    exact = problem.sample(2000, seed=0)
+    exact = problem.sample(4000, seed=0)
     config = TrainConfig(
         steps=30, width=32, blocks=1, warm_steps=0, rtb_steps=15, rtb_rate=1e-2, paths=32, ema=0.8
     )
@@ -136,7 +136,7 @@ def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
     for steps in (0, trainer.total):
         while trainer.step < steps:
             trainer.advance()
-        draws = posterior_of(trainer, 1000)
+        draws = posterior_of(trainer, 4000)
         certificate = certify(draws.log_weight, draws.chi2, 1)
         assert certificate.log_z == pytest.approx(log_z, abs=0.1)
         assert certificate.elbo is not None and certificate.elbo_se is not None
