@@ -49,17 +49,17 @@ COLUMNS = {
     "90% intervals hold": "coverage_90", "chi2 / pixel": "chi2_per_pixel", "seconds": "seconds",
 }  # fmt: skip
 HEAD = """\
-Made by `python examples/latent_table.py --seeds {seeds}`: {n} samples of each observation,
-whose truths are draws of `{prior}`, 64x64 px, peak about 1, seen with noise of {sigma}.
-Inpainting lacks the central 20x20 px; lensing is the default lens with its PSF. RTB is one
-policy for all observations of a problem: {warm} steps of warm start, then {rtb} of RTB with
-{paths} paths each, minutes on one CPU core. The others take so many steps that a sample costs
-about half of what one of RTB does; seconds are those of all {n} samples, on a core that was
-busy with more. Where there are several observations of a problem, mean ± standard deviation
-over them; the ELBO, in nats, is of the uncorrected samples, and methods whose moves have no
-density have none. 90% intervals should hold 90% of the bright pixels (above a tenth of the
-truth's peak); {n} samples are the fewest that give them. *worse* counts the observations on
-which a method's ELBO and CRPS are worse than RTB's."""
+Made by `python examples/latent_table.py --seeds {seeds}`: {n} samples of each observation, whose
+truths are draws of `{prior}`, 64x64 px, peak about 1, seen with noise of {sigma}. Inpainting
+lacks the central 20x20 px; lensing is the default lens with its PSF. RTB is one policy for all
+observations of a problem: {warm} steps of warm start, then {rtb} of RTB with {paths} paths each,
+minutes on one CPU core. The others take so many steps that a sample costs about half of what one
+of RTB does; seconds are those of all {n} samples, on a core that was busy with more, a dash
+where it was stopped on the way. Where there are several observations of a problem, mean ±
+standard deviation over them; the ELBO, in nats, is of the uncorrected samples, and methods whose
+moves have no density have none. 90% intervals should hold 90% of the bright pixels (above a
+tenth of the truth's peak); {n} samples are the fewest that give them. *worse* counts the
+observations on which a method's ELBO and CRPS are worse than RTB's."""
 
 
 def main() -> None:
