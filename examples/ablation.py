@@ -128,7 +128,7 @@ def cell(found: Problem, arm: str, seed: int, rounds: int, n: int) -> dict[str, 
     sampler = found.oracle if arm == "oracle" else lambda many: trainer.average.propose(prior, many)
     draws = draw(prior, likelihood, sampler, trainer.times, n, seed)
     x = draws.x.astype(float)
-    known = certify(draws.log_weight, draws.chi2, float(draws.degrees.mean()))
+    known = certify(draws)
     assert known.log_z is not None  # every sampler here has a density
     return {
         "sliced_wasserstein": sliced_wasserstein(x, found.reference(10 * n, 10**6))[0],

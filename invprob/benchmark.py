@@ -204,15 +204,17 @@ def _run(
         times, particles = method.times(prior), method.particles
     gaps = None if policy is None else _twin_gaps(problem, policy, config)
 
-    def sampled(smc: bool, gaps: Array | None) -> tuple[Draws, Certificate, dict[str, float]]:
+    def sampled(smc: bool) -> tuple[Draws, Certificate, dict[str, float]]:
         drawn, cost = measured(prior, likelihood, sampler, times, n, seed, report, smc)
-        return *certified(drawn, seed, gaps), cost | {"train_seconds": seconds}
+        # gaps are those of single paths
+        known = certified(drawn, seed, None if smc else gaps)
+        return *known, cost | {"train_seconds": seconds}
 
-    draws, certificate, cost = sampled(particles, gaps)
+    draws, certificate, cost = sampled(particles)
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
     default = corrected(draws, certificate, "auto", seed)[1:]
-    resampled, own, spent = sampled(True, None)
+    resampled, own, spent = sampled(True)
     return [
         _result("rtb", problem, *default, cost, reference),
         _result("rtb_raw", problem, draws, certificate, cost, reference),
@@ -238,7 +240,7 @@ def _result(
     """Return the scores of one row; those of samples are None where any is not finite."""
     x = draws.x.astype(float)
     finite = bool(np.isfinite(x).all())
-    exact = problem.likelihood.chi2(torch.from_numpy(reference)).mean()
+    exact = problem.likelihood.fit(torch.from_numpy(reference))[1].mean()
     distances = _distances(problem, x if finite else reference, reference)
     scores: dict[str, float | None] = {
         **(distances if finite else dict.fromkeys(distances)),

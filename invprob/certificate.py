@@ -15,7 +15,8 @@ al. (2024, arXiv 1507.02646), fitted as in Zhang & Stephens (2009, doi:10.1198/t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,41 @@ MIN_ESS = 20.0  # below it a few samples would stand for all
 # as far from the posterior as n, and 3 times as far is the most that the word may stand for
 TRUSTED_SHARE = 1 / 9
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scores:
+    """What is known of n samples besides themselves, each (n,) where not said otherwise."""
+
+    log_likelihood: Array
+    log_weight: Array  # log w of the path; NaN where the sampler has no density
+    chi2: Array  # per unmasked pixel
+    degrees: Array  # of freedom of chi2, see `NoiseModel.degrees`
+    sketch: Array  # projections of x, (n, SKETCH): do path weights matter to them?
+    island: int = 1  # particles that SMC resampled together; 1: independent samples
+
+    @property
+    def fit(self) -> float:
+        """Mean chi2 per pixel."""
+        return float(self.chi2.mean())
+
+    @property
+    def scatter(self) -> float:
+        """How far from 1 the fit of data explained to their noise may lie."""
+        return CHI2_SIGMAS * math.sqrt(2 / float(self.degrees.mean()))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the data are explained to their noise."""
+        return abs(self.fit - 1) <= self.scatter
+
+    def taken(self, index: NDArray[np.int64], log_weight: float) -> Self:
+        """Return the samples `index` (n,), all of this log weight."""
+        names = [f.name for f in fields(self) if f.name != "island"]
+        kept = {name: getattr(self, name)[index] for name in names}
+        return replace(self, **kept | {"log_weight": np.full(len(index), log_weight)})
 
 
 @dataclass(frozen=True)
@@ -60,26 +96,21 @@ class Certificate:
 
 
 def certify(
-    log_w: NDArray[np.float64],
-    chi2: NDArray[np.float64],
-    degrees: float,
-    gaps: NDArray[np.float64] | None = None,
-    gap_start: float | None = None,
-    island: int = 1,
+    scores: Scores, gaps: Array | None = None, gap_start: float | None = None
 ) -> Certificate:
-    """Return the certificate of samples with path weights (n,) and chi-square per pixel (n,).
+    """Return the certificate of samples.
 
-    `gaps` are EUBO - ELBO of simulated twins, of single paths; `degrees` are those of chi2, see
-    `NoiseModel.degrees`. Weights that are NaN (a sampler without a density) leave the evidence
-    undefined. Samples of SMC come in islands of a fixed number, whose particles are not
-    independent: the error of log Z is that among whole islands, and the ELBO the estimate of log Z
-    less log `MARKOV`. By Markov's inequality that lies below the true log Z in 19 of 20 runs,
-    however few the islands. Their EUBO is that of single paths, see `carried`.
+    `gaps` are EUBO - ELBO of simulated twins, of single paths. Weights that are NaN (a sampler
+    without a density) leave the evidence undefined. Samples of SMC come in islands of a fixed
+    number, whose particles are not independent: the error of log Z is that among whole islands,
+    and the ELBO the estimate of log Z less log `MARKOV`. By Markov's inequality that lies below the
+    true log Z in 19 of 20 runs, however few the islands. Their EUBO is that of single paths, see
+    `carried`.
     """
-    n, fit = len(chi2), float(np.mean(chi2))
+    log_w, island = scores.log_weight, scores.island
+    n, fit, wrong = len(log_w), scores.fit, misfit(scores)
     gap = None if gaps is None else float(np.mean(gaps))
     gap_se = None if gaps is None else float(np.std(gaps, ddof=1) / math.sqrt(len(gaps)))
-    wrong = misfit(fit, degrees)
     if not np.isfinite(log_w).all() or n < 2:
         return Certificate(
             n, None, None, None, None, None, None, None, None, fit, 1.0,
@@ -128,22 +159,17 @@ def reliable(ess: float | None, k: float | None) -> bool:
     return ess is not None and ess >= MIN_ESS and k is not None and k < PARETO_LIMIT
 
 
-def log_mean(log_w: NDArray[np.float64]) -> float:
+def log_mean(log_w: Array) -> float:
     """Return the log of the mean of weights (n,)."""
     return float(np.logaddexp.reduce(log_w) - math.log(len(log_w)))
 
 
-def log_mean_se(log_w: NDArray[np.float64]) -> float | None:
+def log_mean_se(log_w: Array) -> float | None:
     """Return the standard error of `log_mean` of independent weights (n,), None for one."""
     if len(log_w) < 2:
         return None
     weights = np.exp(log_w - log_w.max())
     return float(weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights)))
-
-
-def fits(chi2: float, degrees: float) -> bool:
-    """Return whether chi2 per pixel is that of data explained to their noise."""
-    return abs(chi2 - 1) <= CHI2_SIGMAS * math.sqrt(2 / degrees)
 
 
 def judgement(
@@ -192,20 +218,20 @@ def _island_verdict(spread: float | None, islands: int) -> str:
     return f"trust: {islands} islands of particles agree on log Z within {spread:.1f} nats"
 
 
-def misfit(chi2: float, degrees: float) -> str | None:
+def misfit(scores: Scores) -> str | None:
     """Return what is wrong with the fit to the data, None where nothing is."""
-    if not math.isfinite(chi2):
+    if not math.isfinite(scores.fit):
         return "do not trust: samples are not finite; check the noise level and the flux scale"
-    if fits(chi2, degrees):
+    if scores.fits:
         return None
-    side = "over" if chi2 < 1 else "under"
+    side = "over" if scores.fit < 1 else "under"
     return (
-        f"do not trust: chi2 per pixel {chi2:.2f} where 1.00 is expected, the data are "
+        f"do not trust: chi2 per pixel {scores.fit:.2f} where 1.00 is expected, the data are "
         f"{side}-fitted; check the noise level and flux scale, or train longer"
     )
 
 
-def pareto_k(log_w: NDArray[np.float64]) -> float | None:
+def pareto_k(log_w: Array) -> float | None:
     """Return the Pareto shape of the largest importance weights, None under 25 of them.
 
     Where these are all alike there is no tail: 0.
@@ -216,7 +242,7 @@ def pareto_k(log_w: NDArray[np.float64]) -> float | None:
     return tail[0]
 
 
-def pareto_tail(log_w: NDArray[np.float64]) -> tuple[float, float, int] | None:
+def pareto_tail(log_w: Array) -> tuple[float, float, int] | None:
     """Return shape, scale and size of the tail of weights exp(log_w - max log_w), (n,).
 
     The scale is that of the excess over the weight below the tail. None under 25 weights, or

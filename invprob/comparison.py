@@ -237,8 +237,7 @@ def certified(draws: Draws, seed: int, gaps: Array | None = None) -> tuple[Draws
 
     gaps: of twins, see `certify`.
     """
-    degrees = float(draws.degrees.mean())
-    known = certify(draws.log_weight, draws.chi2, degrees, gaps, island=draws.island)
+    known = certify(draws, gaps)
     if draws.island == 1 or known.ess is None:
         return draws, known
     return corrected(draws, known, "smc", seed)[1:]

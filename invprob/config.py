@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from operators.errors import ObservationError, UnknownName
+from operators.errors import ObservationError, UnknownName, refuse_below
 
 OBJECTIVES = ("vargrad", "rtb", "trust_pcl")  # where log Z is from, see `invprob.rtb`
 DEPTHS = ("uniform", "adaptive")
@@ -58,7 +58,8 @@ class TrainConfig:
     twin_paths: int = 2  # rollouts of each: twins differ more than these
 
     def __post_init__(self) -> None:
-        at_least = {
+        numbers = (f.name for f in fields(self) if f.type in ("int", "float"))
+        special = {
             "steps": 2,
             "finer": 1,
             "width": 8,
@@ -75,10 +76,7 @@ class TrainConfig:
             "exploration": 1,
             "anneal": 1,
         }
-        for name, value in asdict(self).items():
-            least = at_least.get(name, 0)
-            if isinstance(value, int | float) and value < least:
-                raise ObservationError(f"{name} must be at least {least}, found {value}")
+        refuse_below(self, dict.fromkeys(numbers, 0) | special)
         for name, known in (("objective", OBJECTIVES), ("depth", DEPTHS), ("policy", POLICIES)):
             if getattr(self, name) not in known:
                 found = getattr(self, name)

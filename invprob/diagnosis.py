@@ -11,7 +11,6 @@ on the run's own observation, whose fit is checked on its own.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob.calibration import Calibration, Check, calibrate
-from invprob.certificate import CHI2_SIGMAS
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
@@ -125,7 +123,7 @@ def fits(
     Structure is the mean product of neighbouring whitened residuals, 0 for white ones.
     """
     x, count = torch.from_numpy(truth), len(truth)
-    found = {"fit chi2": Pair(likelihood.chi2(x).numpy(), draws.chi2.reshape(count, n))}
+    found = {"fit chi2": Pair(likelihood.fit(x)[1].numpy(), draws.chi2.reshape(count, n))}
     if len(likelihood.operator.y_shape) > 1:
         drawn = torch.from_numpy(draws.x).view(count, n, *truth.shape[1:])
         samples = [
@@ -152,14 +150,12 @@ def neighbours(likelihood: Likelihood, x: Tensor) -> NDArray[np.float64]:
 
 def own_fit(draws: Draws) -> Check:
     """Return the check that the run's own data are fitted, by the certificate's bound."""
-    chi2, degrees = float(draws.chi2.mean()), float(draws.degrees.mean())
-    threshold = CHI2_SIGMAS * math.sqrt(2 / degrees)
-    statistic = abs(chi2 - 1)
-    verdict = f"chi2 per pixel {chi2:.3f} where 1.000 is expected"
-    if statistic <= threshold:
-        return Check("own chi2", statistic, threshold, True, verdict)
-    side = "over" if chi2 < 1 else "under"
-    return Check("own chi2", statistic, threshold, False, f"{side}-fitted: {verdict}", OWN_REMEDY)
+    statistic = abs(draws.fit - 1)
+    verdict = f"chi2 per pixel {draws.fit:.3f} where 1.000 is expected"
+    if draws.fits:
+        return Check("own chi2", statistic, draws.scatter, True, verdict)
+    verdict = f"{'over' if draws.fit < 1 else 'under'}-fitted: {verdict}"
+    return Check("own chi2", statistic, draws.scatter, False, verdict, OWN_REMEDY)
 
 
 def _renamed(progress: Progress | None, stage: str) -> Progress | None:

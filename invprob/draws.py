@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob import distributed
-from invprob.certificate import TRUSTED_SHARE, Certificate, judgement, misfit, reliable
+from invprob.certificate import (
+    TRUSTED_SHARE,
+    Certificate,
+    Scores,
+    judgement,
+    misfit,
+    reliable,
+)
 from invprob.correction import Islands, resample, worthwhile
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Progress, Propose, batches, rollout
@@ -34,24 +41,6 @@ FEW_FAMILIES = 0.1  # share of distinct ancestors below which SMC is warned of
 
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Scores:
-    """What is known of n samples besides themselves, each (n,) where not said otherwise."""
-
-    log_likelihood: Array
-    log_weight: Array  # log w of the path; NaN where the sampler has no density
-    chi2: Array  # per unmasked pixel
-    degrees: Array  # of freedom of chi2, see `NoiseModel.degrees`
-    sketch: Array  # projections of x, (n, SKETCH): do path weights matter to them?
-    island: int = 1  # particles that SMC resampled together; 1: independent samples
-
-    def taken(self, index: NDArray[np.int64], log_weight: float) -> Self:
-        """Return the samples `index` (n,), all of this log weight."""
-        names = [f.name for f in fields(self) if f.name != "island"]
-        kept = {name: getattr(self, name)[index] for name in names}
-        return replace(self, **kept | {"log_weight": np.full(len(index), log_weight)})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -125,10 +114,8 @@ def drawn(
         if islands and islands.ancestors is not None:
             families = min(families, len(np.unique(islands.ancestors)) / len(rows))
         x = prior.decode(path.final)
-        columns = (
-            x, many.log_prob(x), path.log_weight(prior, many), many.chi2(x), many.degrees(x)
-        )  # fmt: skip
-        images, log_likelihood, log_weight, chi2, degrees = (a.cpu().numpy() for a in columns)
+        columns = (x, path.log_weight(prior, many), *many.fit(x))
+        images, log_weight, log_likelihood, chi2, degrees = (a.cpu().numpy() for a in columns)
         yield (
             rows,
             Draws(
@@ -178,12 +165,11 @@ def corrected(
     "none" otherwise. Raises NumericalError where the weights are not finite, ObservationError where
     there is one draw alone.
     """
-    trusted, degrees = reliable(known.ess, known.pareto_k), float(draws.degrees.mean())
+    trusted = reliable(known.ess, known.pareto_k)
     few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
     evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}" if trusted else ""
     if how == "auto":
-        unfit = misfit(known.chi2_per_pixel, degrees) is not None
-        mends = trusted and (unfit or worthwhile(draws.log_weight, draws.sketch))
+        mends = trusted and (not draws.fits or worthwhile(draws.log_weight, draws.sketch))
         how = "psis" if mends else "none"
         if trusted and not mends and not known.verdict.startswith("trust"):
             word = "trust: correction would blur the samples by more than it would mend them"
@@ -201,12 +187,11 @@ def corrected(
         raise NumericalError("path weights are not finite: nothing to correct by; train again")
     index, level = resample(draws.log_weight, seed)
     draws = draws.taken(index, level)
-    fit, island = float(draws.chi2.mean()), draws.island
-    word = judgement(known.n, known.ess, known.pareto_k, known.gap, known.std_log_w, island)
-    if trusted and island == 1:
+    word = judgement(known.n, known.ess, known.pareto_k, known.gap, known.std_log_w, draws.island)
+    if trusted and draws.island == 1:
         word = "trust the corrected samples"
         if few:
             word = f"corrected, but worth {known.ess:.0f} draws: train longer for more"
         word += f" ({how}: {evenness})"
-    verdict = misfit(fit, float(draws.degrees.mean())) or word
-    return index, draws, replace(known, chi2_per_pixel=fit, corrected=how, verdict=verdict)
+    verdict = misfit(draws) or word
+    return index, draws, replace(known, chi2_per_pixel=draws.fit, corrected=how, verdict=verdict)

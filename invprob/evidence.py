@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from invprob.certificate import PARETO_LIMIT, fits, log_mean, log_mean_se
+from invprob.certificate import PARETO_LIMIT, log_mean, log_mean_se
 from invprob.observation import Observation
 from invprob.posterior import Posterior
 from invprob.trajectory import Progress
@@ -137,9 +137,8 @@ def measure(
     known = posterior.certify(draws)
     if known.elbo is None or known.elbo_se is None or known.log_z is None:
         raise NumericalError(f"{name}: path weights are not finite; train again, or for longer")
-    fitted = fits(known.chi2_per_pixel, float(draws.degrees.mean()))
     low, top = known.elbo - SIGMAS * known.elbo_se, ceiling(posterior, seed)
-    if fitted and known.eubo is not None and known.gap_se is not None:
+    if draws.fits and known.eubo is not None and known.gap_se is not None:
         top = min(top, known.eubo + SIGMAS * math.hypot(known.gap_se, known.elbo_se))
     method, log_z, error, sigmas = "importance", known.log_z, known.log_z_se, SIGMAS
     if known.pareto_k is None or known.pareto_k >= min(PARETO_LIMIT, 1 - 1 / math.log10(n)):
@@ -150,7 +149,7 @@ def measure(
         method, log_z, error = "smc", log_mean(runs), log_mean_se(runs)
         if not spread <= SMC_SPREAD:
             method, error = "bounds", None
-    facts = (known.elbo, known.eubo if fitted else None, known.chi2_per_pixel, fitted, n)
+    facts = (known.elbo, known.eubo if draws.fits else None, known.chi2_per_pixel, draws.fits, n)
     if error is None:
         return Evidence(name, method, None, None, low, max(low, top), *facts)
     width = sigmas * error

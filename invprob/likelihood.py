@@ -71,14 +71,14 @@ class Likelihood:
         mean = self.operator(x)
         return self.noise.whitened(self.y.expand_as(mean), mean)
 
-    def chi2(self, x: Tensor) -> Tensor:
-        """Return the squared whitened residual per unmasked pixel, (B,) float64."""
-        squares = self.whitened(x).flatten(1).double().square().sum(1)
-        return squares / self.noise.count(self.operator.y_shape)
+    def fit(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log p(y | x), chi2 and its degrees of freedom, each (B,) float64.
 
-    def degrees(self, x: Tensor) -> Tensor:
-        """Return the degrees of freedom of chi2 where x is true, (B,); see `NoiseModel`."""
-        return self.noise.degrees(self.operator(x))
+        chi2 is per unmasked pixel; of both see `NoiseModel`.
+        """
+        mean = self.operator(x)
+        y = self.y.expand_as(mean)
+        return self.noise.log_prob(y, mean), self.noise.chi2(y, mean), self.noise.degrees(mean)
 
     def score(self, x: Tensor) -> Tensor:
         """Return the gradient of log p(y | x) in x, (B, *x_shape)."""

@@ -25,8 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invprob import distributed, obs_file
-from invprob.certificate import Certificate
-from invprob.draws import Scores, batch_size, known_correction
+from invprob.certificate import Certificate, Scores
+from invprob.draws import batch_size, known_correction
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.posterior import Posterior

@@ -21,9 +21,9 @@ import torch
 from numpy.typing import NDArray
 
 from invprob import distributed, pretrained, registry
-from invprob.certificate import Certificate, carried, certify
+from invprob.certificate import Certificate, Scores, carried, certify
 from invprob.config import TrainConfig
-from invprob.draws import Drawn, Draws, Scores, corrected, draw, drawn, known_correction
+from invprob.draws import Drawn, Draws, corrected, draw, drawn, known_correction
 from invprob.fine_tuned import build
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
@@ -97,10 +97,9 @@ class Posterior:
 
     def certify(self, draws: Scores) -> Certificate:
         """Return the certificate of these draws, with the gap measured after training."""
-        log_w, chi2, degrees = draws.log_weight, draws.chi2, float(draws.degrees.mean())
         if draws.island == 1:
-            return certify(log_w, chi2, degrees, self.gaps, self.gap_start)
-        return carried(self.certificate, certify(log_w, chi2, degrees, island=draws.island))
+            return certify(draws, self.gaps, self.gap_start)
+        return carried(self.certificate, certify(draws))
 
     def on(self, observation: Observation, config: TrainConfig | None = None) -> Posterior:
         """Return the posterior of another observation by the same policy: nothing is trained.

@@ -199,7 +199,8 @@ class Run:
 def runs(root: str | Path = ROOT) -> list[dict[str, Any]]:
     """Return the facts of every run below `root`, oldest first."""
     found = []
-    for path in sorted(Path(root).glob("*/")) if Path(root).is_dir() else ():
+    # a name that begins with a dot is of a run that was killed before it was whole
+    for path in sorted(Path(root).glob("[!.]*/")) if Path(root).is_dir() else ():
         if not _is_run(path):
             continue
         run = Run(path)

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from invprob import checkpoint
-from invprob.draws import Draws, Scores
+from invprob.certificate import Scores
+from invprob.draws import Draws
 from invprob.trajectory import batches
 from operators.errors import RunError
 

@@ -196,7 +196,7 @@ def _oriented(settings: list[str], stamp: Stamp) -> list[str]:
     from invprob.telescope import orientation
 
     given = list(options.assignments(settings))
-    if given == [(key, _with_cd(value, [])) for key, value in given]:
+    if not any(_needs_cd(value) for _, value in given):
         return settings
     cd = orientation(stamp)
     if cd is None:
@@ -214,11 +214,18 @@ def _oriented(settings: list[str], stamp: Stamp) -> list[str]:
     return [f"{key}={json.dumps(_with_cd(value, cd.tolist()))}" for key, value in given]
 
 
+def _needs_cd(value: Any) -> bool:
+    """Return whether a setting, or one in its list, has a position angle and no CD matrix."""
+    if isinstance(value, list):
+        return any(_needs_cd(item) for item in value)
+    return isinstance(value, dict) and "position_angle" in value and "cd" not in value
+
+
 def _with_cd(value: Any, cd: list[list[float]]) -> Any:
     """Return a setting where lenses with a position angle and no CD matrix have this one."""
     if isinstance(value, list):
         return [_with_cd(item, cd) for item in value]
-    return {"cd": cd, **value} if isinstance(value, dict) and "position_angle" in value else value
+    return value | {"cd": cd} if _needs_cd(value) else value
 
 
 def _noise(

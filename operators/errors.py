@@ -7,7 +7,8 @@ needed and what to do; only `invprob_cli` turns it into one line and an exit cod
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 __all__ = [
     "InvprobError",
@@ -17,6 +18,7 @@ __all__ = [
     "PeerLost",
     "RunError",
     "UnknownName",
+    "refuse_below",
 ]
 
 
@@ -60,3 +62,14 @@ class NumericalError(InvprobError):
     """A computation that diverged or lost all its precision."""
 
     exit_code: ClassVar[int] = 5
+
+
+def refuse_below(settings: Any, least: Mapping[str, float]) -> None:
+    """Raise ObservationError where one of the settings is below the least that it may be.
+
+    One that is None is left to be found out.
+    """
+    for name, value in least.items():
+        found = getattr(settings, name)
+        if found is not None and not found >= value:
+            raise ObservationError(f"{name} must be at least {value:g}, found {found}")

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from operators.errors import refuse_below
 from priors._autoencoder import Autoencoder
-from priors.training import TRAINED, dihedral, refuse_below, set_rate
+from priors.training import TRAINED, dihedral, set_rate
 
 
 @dataclass(frozen=True)

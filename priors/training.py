@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from operators.errors import NumericalError, ObservationError
+from operators.errors import NumericalError, ObservationError, refuse_below
 from priors.process import Schedule
 
 
@@ -50,14 +50,6 @@ class Training:
 TRAINED: dict[str, float] = {"steps": 1, "batch": 1, "warmup": 1}
 PATCHES = (8, 4, 2, 1)  # sides of space-to-depth blocks, px: the first that fits is taken
 LEAST_SIDE = 16  # of the network's input; its three scales need a multiple of 4
-
-
-def refuse_below(config: Any, least: Mapping[str, float]) -> None:
-    """Raise ObservationError where a setting of `config` is below the least that it may be."""
-    for name, value in least.items():
-        if not getattr(config, name) >= value:
-            found = getattr(config, name)
-            raise ObservationError(f"{name} must be at least {value:g}, found {found}")
 
 
 def patch_of(side: int) -> int:

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from invprob.certificate import Scores
 from invprob_cli.main import app
 
 
@@ -35,6 +38,21 @@ def refused(command: str, code: int, said: str) -> None:
     assert said in " ".join(result.stderr.split())
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
+
+
+def scored(
+    log_weight: NDArray[np.float64], chi2: float = 1.0, degrees: float = 100.0, island: int = 1
+) -> Scores:
+    """Return the scores of samples with these path weights (n,), all of one fit to the data."""
+    n = len(log_weight)
+    return Scores(
+        log_likelihood=np.zeros(n),
+        log_weight=log_weight,
+        chi2=np.full(n, chi2),
+        degrees=np.full(n, degrees),
+        sketch=np.zeros((n, 1)),
+        island=island,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -248,7 +248,7 @@ def test_improves_on_the_prior(name: str, operator: ForwardOperator) -> None:
 def test_methods_for_any_prior_go_through_its_decoder(name: str) -> None:
     _, likelihood = simulated(VIEW, Gaussian(SIGMA), CODES)
     draws = samples(short(name), CODES, likelihood, 100 if name == "fk" else 4)
-    before = likelihood.repeat(4).chi2(CODES.decode(CODES.draw(4, seed=9)))
+    before = likelihood.repeat(4).fit(CODES.decode(CODES.draw(4, seed=9)))[1]
     assert draws.chi2.mean() < float(before.mean()) / 2
 
 
@@ -286,7 +286,7 @@ def test_latent_sample_does_not_depend_on_the_batch(name: str) -> None:
 )
 def test_noise_that_is_not_gaussian_is_fitted(name: str) -> None:
     _, likelihood = simulated(Denoising((8, 8)), COUNTS)
-    before = likelihood.repeat(4).chi2(FIELD.decode(FIELD.draw(4, seed=9))).mean()
+    before = likelihood.repeat(4).fit(FIELD.decode(FIELD.draw(4, seed=9)))[1].mean()
     draws = samples(short(name), FIELD, likelihood, 200 if name == "fk" else 4)
     assert draws.chi2.mean() < float(before) / 2
 

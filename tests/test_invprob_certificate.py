@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
 from operators.denoising import Denoising
 from operators.noise import Gaussian
+from tests.conftest import scored
 
 
 @pytest.mark.parametrize("k", [0.2, 0.5, 1.0])
@@ -26,8 +28,8 @@ def test_pareto_k_needs_a_tail() -> None:
 
 
 def test_even_weights_are_the_best_there_are() -> None:
-    assert certify(np.zeros(64), np.ones(64), 100).verdict.startswith("trust")
-    few = certify(np.zeros(1), np.ones(1), 100)
+    assert certify(scored(np.zeros(64))).verdict.startswith("trust")
+    few = certify(scored(np.zeros(1)))
     assert few.verdict.startswith("no statement: 1 samples are too few")
 
 
@@ -35,24 +37,24 @@ def test_the_upper_bound_is_that_of_this_observation_where_weights_are_reliable(
     """log w ~ N(-s^2/2, s^2): the posterior's mean of log w is s^2/2, whatever the twins say."""
     s = 0.5
     log_w = np.random.default_rng(2).normal(-(s**2) / 2, s, 100_000)
-    found = certify(log_w, np.ones(len(log_w)), 100, gaps=np.array([40.0, 60.0]))
+    found = certify(scored(log_w), gaps=np.array([40.0, 60.0]))
     assert found.eubo == pytest.approx(s**2 / 2, abs=0.01)
     assert found.elbo is not None and found.log_z is not None and found.eubo is not None
     assert found.elbo < found.log_z < found.eubo
-    uneven = certify(log_w * 40, np.ones(len(log_w)), 100, gaps=np.array([40.0, 60.0]))
+    uneven = certify(scored(log_w * 40), gaps=np.array([40.0, 60.0]))
     assert uneven.elbo is not None and uneven.eubo == pytest.approx(uneven.elbo + 50)
 
 
 def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> None:
     rng = np.random.default_rng(3)
-    even, chi2 = rng.normal(0, 0.1, 128), np.ones(128)
-    assert certify(even, chi2, 100, island=16).verdict.startswith("trust: 8 islands")
+    even = rng.normal(0, 0.1, 128)
+    assert certify(scored(even, island=16)).verdict.startswith("trust: 8 islands")
     apart = even + np.repeat(rng.normal(0, 3, 8), 16)
-    assert "8 islands of particles is" in certify(apart, chi2, 100, island=16).verdict
-    assert certify(even, chi2, 100, island=64).verdict.startswith("approximate")
-    alone = certify(even, chi2, 100, island=128)
+    assert "8 islands of particles is" in certify(scored(apart, island=16)).verdict
+    assert certify(scored(even, island=64)).verdict.startswith("approximate")
+    alone = certify(scored(even, island=128))
     assert "is unknown" in alone.verdict and alone.elbo_se is None and alone.eubo is None
-    single = certify(even, chi2, 100, gaps=np.full(4, 5.0))
+    single = certify(scored(even), gaps=np.full(4, 5.0))
     assert carried(single, alone).eubo == single.eubo
     assert carried(None, alone) is alone
 
@@ -61,7 +63,7 @@ def test_particles_beside_whole_islands_do_not_spread_log_z() -> None:
     """The estimate of one particle, far below that of an island, says nothing of theirs."""
     log_w = np.zeros(129)
     log_w[-1] = -9.0
-    found = certify(log_w, np.ones(129), 100, island=32)
+    found = certify(scored(log_w, island=32))
     assert found.verdict.startswith("trust: 4 islands") and found.log_z_se == 0
 
 
@@ -70,14 +72,14 @@ def test_the_lower_bound_of_smc_holds_whatever_its_islands_are() -> None:
     rng = np.random.default_rng(4)
     for shape in (100.0, 1.0, 0.05):
         log_z_hat = np.log(rng.gamma(shape, 1 / shape, 400))
-        found = (certify(np.full(8, value), np.ones(8), 100, island=8).elbo for value in log_z_hat)
+        found = (certify(scored(np.full(8, value), island=8)).elbo for value in log_z_hat)
         assert np.mean([elbo is not None and elbo < 0 for elbo in found]) > 0.95
 
 
 def test_a_handful_of_effective_samples_is_not_reliable() -> None:
     log_w = np.zeros(400)
     log_w[:10] = 7.0  # ten samples hold the weight
-    found = certify(log_w, np.ones(400), 100)
+    found = certify(scored(log_w))
     assert found.ess is not None and found.ess < 20
     assert found.verdict.startswith("approximate") and "train longer" not in found.verdict
 
@@ -86,7 +88,7 @@ def test_importance_evidence_of_log_normal_weights() -> None:
     """log w ~ N(-s^2/2, s^2) has log Z = 0, ELBO = -s^2/2, ESS/n = exp(-s^2)."""
     s, n = 0.6, 200_000
     log_w = np.random.default_rng(0).normal(-(s**2) / 2, s, n)
-    found = certify(log_w, np.ones(n), 100)
+    found = certify(scored(log_w))
     assert found.log_z == pytest.approx(0, abs=0.01)
     assert found.elbo == pytest.approx(-(s**2) / 2, abs=0.01)
     assert found.ess == pytest.approx(n * np.exp(-(s**2)), rel=0.03)
@@ -99,21 +101,21 @@ def test_importance_evidence_of_log_normal_weights() -> None:
 )
 def test_verdicts(std: float, chi2: float, word: str) -> None:
     log_w = np.random.default_rng(1).normal(0, std, 4000)
-    assert certify(log_w, np.full(4000, chi2), 4096).verdict.startswith(word)
+    assert certify(scored(log_w, chi2, 4096)).verdict.startswith(word)
 
 
 def test_a_sampler_without_density_has_no_evidence() -> None:
-    found = certify(np.full(30, np.nan), np.ones(30), 100)
+    found = certify(scored(np.full(30, np.nan)))
     assert found.elbo is None and found.ess is None and "no path density" in found.verdict
 
 
 def test_fault_33_samples_that_are_not_finite_get_a_verdict() -> None:
     operator, noise = Denoising((3,)), Gaussian(0.5, torch.tensor([False, True, False]))
     likelihood = Likelihood(operator, noise, torch.tensor([[1.0, math.nan, 1.0]]))
-    chi2 = likelihood.chi2(torch.tensor([[0.0, 7.0, 0.5], [math.nan, 0.0, 0.0]]))
+    chi2 = likelihood.fit(torch.tensor([[0.0, 7.0, 0.5], [math.nan, 0.0, 0.0]]))[1]
     assert chi2[0] == pytest.approx((4 + 1) / 2)
     assert torch.isnan(chi2[1])
-    found = certify(np.full(2, np.nan), chi2.numpy(), 2)
+    found = certify(replace(scored(np.full(2, np.nan)), chi2=chi2.numpy()))
     assert found.verdict.startswith("do not trust: samples are not finite")
 
 

@@ -72,7 +72,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
             degrees=np.full(2000, 100.0),
             sketch=x[:, None].astype("f4"),
         )
-        known = certify(log_w, draws.chi2, 100)
+        known = certify(draws)
         _, found, certificate = corrected(draws, known, "auto", seed=0)
         assert certificate.corrected == how
         assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())

@@ -40,7 +40,7 @@ from operators.errors import ObservationError, UnknownName
 from operators.lensing import Lensing
 from operators.linear import Linear
 from priors.gaussian import Gaussian
-from tests.conftest import invoke, refused
+from tests.conftest import invoke, refused, scored
 
 Array = NDArray[np.float64]
 D, DY, STEPS, SIGMA = 8, 2, 30, 0.3
@@ -115,10 +115,10 @@ def test_smc_is_unbiased_and_its_spread_is_its_error() -> None:
     assert abs(log_mean(runs) - exact(posterior)) < 4 * spread / np.sqrt(len(runs))
     assert np.unique(runs).size == 4 * SMC_RUNS
     log_w = np.repeat(runs, 64)
-    islands = certify(log_w, np.ones(len(log_w)), DY, island=64)
+    islands = certify(scored(log_w, island=64))
     assert islands.log_z_se == pytest.approx(spread / np.sqrt(len(runs)), rel=0.5)
     assert student.ppf(norm.cdf(SIGMAS), SMC_RUNS - 1) == pytest.approx(SMC_SIGMAS, abs=0.01)
-    assert certify(log_w[:64], np.ones(64), DY, island=64).log_z_se is None
+    assert certify(scored(log_w[:64], island=64)).log_z_se is None
 
 
 def test_uneven_weights_leave_bounds_that_hold() -> None:

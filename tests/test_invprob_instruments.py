@@ -125,7 +125,7 @@ def test_every_batch_is_simulated_with_the_instrument_that_explains_it() -> None
     trainer = Trainer(prior, bind(observation), TrainConfig(width=8, bank=64), instruments)
     rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
     batches = [trainer.simulate(16, rng, generator) for _ in range(60)]
-    chi2 = torch.cat([many.chi2(prior.decode(z0)) for z0, many in batches])
+    chi2 = torch.cat([many.fit(prior.decode(z0))[1] for z0, many in batches])
     assert abs(chi2.mean() - 1) < 4 * math.sqrt(2 / len(chi2))
     sigmas = {float(many.noise.precision) ** -0.5 for _, many in batches}
     assert min(sigmas) < 0.3 < 2 < max(sigmas) and len(sigmas) == 60

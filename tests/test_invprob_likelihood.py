@@ -337,7 +337,7 @@ def test_posterior_with_two_modes(operator: Pointwise) -> None:
         1024,
         5,
     )
-    certificate = certify(draws.log_weight, draws.chi2, 1)
+    certificate = certify(draws)
     assert certificate.log_z == pytest.approx(log_z, abs=0.12)
     assert certificate.elbo is not None and log_z - 0.5 < certificate.elbo < log_z
     assert certificate.ess is not None and certificate.ess > 0.05 * 1024

@@ -85,7 +85,7 @@ def test_gaussian_posterior_mean_covariance_and_evidence() -> None:
     y = likelihood.y[0].double().numpy()
     gain = covariance @ matrix.T @ np.linalg.inv(data)
     mean, spread = gain @ y, covariance - gain @ matrix @ covariance
-    certificate = certify(draws.log_weight, draws.chi2, 8)
+    certificate = certify(draws)
     exact = multivariate_normal.logpdf(y, np.zeros(8), data)
     assert certificate.log_z == pytest.approx(exact, abs=0.05)
     assert certificate.elbo is not None and certificate.elbo < exact
@@ -137,7 +137,7 @@ def test_rtb_narrows_the_bounds_of_a_mixture() -> None:
         while trainer.step < steps:
             trainer.advance()
         draws = posterior_of(trainer, 4000)
-        certificate = certify(draws.log_weight, draws.chi2, 1)
+        certificate = certify(draws)
         assert certificate.log_z == pytest.approx(log_z, abs=0.1)
         assert certificate.elbo is not None and certificate.elbo_se is not None
         assert certificate.elbo < log_z
@@ -238,7 +238,7 @@ def test_mixture_instance_of_the_benchmark() -> None:
     prior, likelihood, log_z = problem.prior, problem.likelihood, problem.log_z
     exact = problem.sample(2000, seed=0)
     draws = posterior_of(Trainer(prior, likelihood, TrainConfig(width=8, blocks=1)), 1000)
-    certificate = certify(draws.log_weight, draws.chi2, 4)
+    certificate = certify(draws)
     assert certificate.log_z == pytest.approx(log_z, abs=0.1)
     assert sliced_wasserstein(draws.taken(*resample(draws.log_weight, seed=1)).x, exact)[0] < 0.15
     assert sliced_wasserstein(draws.x, exact)[0] < 0.25

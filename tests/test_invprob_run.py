@@ -78,6 +78,8 @@ def test_runs_lists_facts(run: Run) -> None:
     run.save_checkpoint(state(1))
     assert runs(run.path.parent)[0]["checkpoint"] is True
     assert runs(run.path.parent / "nowhere") == []
+    shutil.copytree(run.path, run.path.parent / ".3f")  # killed before it was whole
+    assert len(runs(run.path.parent)) == 1
 
 
 def test_metrics_survive_nan_a_cut_line_and_a_resume(run: Run) -> None:

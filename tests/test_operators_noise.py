@@ -11,7 +11,6 @@ import pytest
 import scipy.stats
 import torch
 
-from invprob.certificate import fits
 from operators.errors import ObservationError
 from operators.noise import (
     Gaussian,
@@ -21,6 +20,7 @@ from operators.noise import (
     StudentT,
     Transmission,
 )
+from tests.conftest import scored
 
 # scipy's law of y given the mean, for numpy arrays, beside each model
 Law = Callable[[Any], Any]
@@ -322,8 +322,7 @@ def test_chi2_of_faint_counts_is_no_sharp_check() -> None:
     mask = torch.arange(500) % 5 == 0
     for noise in (Poisson(1.0), Poisson(1.0, mask=mask)):
         y = noise.sample(mean, generator)
-        chi2 = noise.whitened(y, mean).square().sum(1) / noise.count((500,))
-        kept = [fits(*pair) for pair in torch.stack([chi2, noise.degrees(mean)], 1).tolist()]
-        assert np.mean(kept) > 0.99
-        pixels = noise.count((500,))
-        assert np.mean([fits(value, pixels) for value in chi2.tolist()]) < 0.8
+        chi2, pixels = noise.chi2(y, mean), noise.count((500,))
+        pairs = torch.stack([chi2, noise.degrees(mean)], 1).tolist()
+        assert np.mean([scored(np.zeros(1), *pair).fits for pair in pairs]) > 0.99
+        assert np.mean([scored(np.zeros(1), value, pixels).fits for value, _ in pairs]) < 0.8

@@ -95,6 +95,11 @@ class NoiseModel(ABC):
     def whitened(self, y: Tensor, mean: Tensor) -> Tensor:
         """Residuals of mean 0 and variance 1 under the model, `(B, *y_shape)`."""
 
+    def chi2(self, y: Tensor, mean: Tensor) -> Tensor:
+        """Squared whitened residual per kept pixel, (B,) float64."""
+        squares = self.whitened(y, mean).flatten(1).double().square().sum(1)
+        return squares / self.count(tuple(mean.shape[1:]))
+
     def degrees(self, mean: Tensor) -> Tensor:
         """Degrees of freedom f of chi2 per kept pixel, (B,) float64: its variance is 2 / f.
 
