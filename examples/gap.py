@@ -22,8 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invprob import likelihood, registry
+from invprob import proximal, registry
 from invprob.config import TrainConfig
+from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
 from invprob.posterior import bind
@@ -47,7 +48,7 @@ class Setting:
     """One row: steps of the chain, iterations of a shift's solve, and what guidance assumes."""
 
     steps: int
-    iterations: int = likelihood.CG_ITERATIONS
+    iterations: int = proximal.CG_ITERATIONS
     tangent: bool = True
     denoised: bool = False
 
@@ -115,7 +116,7 @@ def main() -> None:
     variance, levels, where = "", list[str](), list[str]()
     known: dict[int, Twins] = {}
     for setting in SETTINGS:
-        likelihood.CG_ITERATIONS = setting.iterations
+        proximal.CG_ITERATIONS = setting.iterations
         prior.config = replace(prior.config, tangent_below=below * setting.tangent)
         times = prior.schedule.grid(setting.steps)
         if setting.steps not in known:
@@ -160,7 +161,7 @@ def simulated(
     with torch.no_grad():
         mean = observation.operator(prior.decode(cleans[-1]))
         y = observation.noise.sample(mean, torch.Generator().manual_seed(1))
-    own = likelihood.Likelihood(observation.operator, observation.noise, y)
+    own = Likelihood(observation.operator, observation.noise, y)
     return Twins(own, states, cleans[-1], (), times)
 
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
+from invprob.proximal import proximal_shift
 from priors.base import Covariance, Prior
 from priors.process import randn
 
@@ -141,13 +142,13 @@ def proximal(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the shift of zhat_0 to the data, (B, *z_shape), score and potential.
 
-    As `Likelihood.guidance` gives them, with the covariance and the score those of x, or of z where
+    As `proximal_shift` gives them, with the covariance and the score those of x, or of z where
     the prior is not guided in x (`Prior.covariance`).
     """
     if not prior.guided_in_x:
-        return likelihood.guidance(clean, covariance, Decoded(likelihood.operator, prior))
+        return proximal_shift(likelihood, clean, covariance, Decoded(likelihood.operator, prior))
     x = prior.decode(clean)
-    delta, score, potential = likelihood.guidance(x, covariance)
+    delta, score, potential = proximal_shift(likelihood, x, covariance)
     return prior.encode(x + delta) - prior.encode(x), score, potential
 
 

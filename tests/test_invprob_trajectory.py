@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from invprob import likelihood as likelihood_module
+from invprob import proximal
 from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.policy import Guided, Policy
@@ -171,8 +171,8 @@ def test_guidance_on_images_reaches_the_exact_posterior_mean(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Gaussian field, denoising: zhat_0 + delta = E[z_0 | z_t, y], pixel by pixel."""
-    monkeypatch.setattr(likelihood_module, "CG_TOLERANCE", 1e-6)
-    monkeypatch.setattr(likelihood_module, "CG_ITERATIONS", 200)
+    monkeypatch.setattr(proximal, "CG_TOLERANCE", 1e-6)
+    monkeypatch.setattr(proximal, "CG_ITERATIONS", 200)
     prior = RandomField((8, 8))
     x = prior.decode(prior.draw(1, seed=0))
     likelihood = Likelihood(Denoising((8, 8)), Gaussian(0.3), x + 0.3)

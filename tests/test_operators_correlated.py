@@ -8,6 +8,7 @@ import torch
 from scipy.stats import kstest, multivariate_normal
 
 from invprob.likelihood import Likelihood
+from invprob.proximal import proximal_shift
 from operators.blur import Blur
 from operators.errors import ObservationError
 from operators.noise import Correlated, NoiseModel
@@ -91,7 +92,7 @@ def test_whitening_has_an_exact_transpose_and_config_is_inverted(noise: Correlat
 
 @each
 def test_guidance_is_the_closed_form(noise: Correlated, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invprob.likelihood.GN_CG_ITERATIONS", 100)
+    monkeypatch.setattr("invprob.proximal.GN_CG_ITERATIONS", 100)
     operator, kept = Blur(SHAPE, fwhm=2.0), noise.kept(SHAPE)
     x, y = (torch.from_numpy(RNG.standard_normal((n, *SHAPE))) for n in (2, 1))
     basis = torch.eye(42, dtype=torch.float64).view(42, *SHAPE)
@@ -99,7 +100,7 @@ def test_guidance_is_the_closed_form(noise: Correlated, monkeypatch: pytest.Monk
     residual = (y - operator(x))[:, kept].numpy()
     inner = 0.4 * matrix @ matrix.T + covariance(noise)
     expected = 0.4 * np.linalg.solve(inner, residual.T).T @ matrix
-    delta, _, _ = Likelihood(operator, noise, y).guidance(x, 0.4)
+    delta, _, _ = proximal_shift(Likelihood(operator, noise, y), x, 0.4)
     np.testing.assert_allclose(delta.flatten(1), expected, atol=1e-3)
 
 

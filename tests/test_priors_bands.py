@@ -9,6 +9,7 @@ from invprob import registry
 from invprob.comparison import parse
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
+from invprob.proximal import proximal_shift
 from operators.denoising import Denoising
 from operators.noise import Gaussian
 from priors._bands import Bands
@@ -46,21 +47,23 @@ def test_bands_take_the_baselines_of_one(name: str) -> None:
 
 
 def test_guidance_of_bands_is_that_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("invprob.likelihood.CG_TOLERANCE", 1e-6)  # usually both stop far sooner
+    monkeypatch.setattr("invprob.proximal.CG_TOLERANCE", 1e-6)  # usually both stop far sooner
     for name, size in (("random_field", 6), ("digits-32", 32)):
         one = registry.load_prior(name, (size, size))
         bands = registry.load_prior(name, (2, size, size))
         z = bands.draw(3, 1)
         clean = bands.denoise(z, 0.5)
         x, y = bands.decode(clean), bands.decode(bands.draw(1, 2))
-        shift, *_ = Likelihood(Denoising((2, size, size)), Gaussian(0.1), y).guidance(
-            x, bands.covariance(z, 0.5, clean)
+        shift, *_ = proximal_shift(
+            Likelihood(Denoising((2, size, size)), Gaussian(0.1), y),
+            x,
+            bands.covariance(z, 0.5, clean),
         )
         for i in range(2):
             states = z.reshape(3, 2, *one.z_shape)[:, i]
             likelihood = Likelihood(Denoising((size, size)), Gaussian(0.1), y[:, i])
-            alone, *_ = likelihood.guidance(
-                x[:, i], one.covariance(states, 0.5, one.denoise(states, 0.5))
+            alone, *_ = proximal_shift(
+                likelihood, x[:, i], one.covariance(states, 0.5, one.denoise(states, 0.5))
             )
             torch.testing.assert_close(shift[:, i], alone, rtol=2e-3, atol=2e-3)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from invprob.baselines.base import Baseline, misfit_slope
 from invprob.likelihood import Likelihood
+from invprob.proximal import proximal_shift
 from invprob.trajectory import Move, Noise, Propose
 from priors.base import Prior
 
@@ -47,7 +48,7 @@ class MCG(Baseline):
                 noised = likelihood.operator(prior.decode(rho * noise()))
                 seen = replace(likelihood, y=likelihood.y + noised)
                 x = prior.decode(after) / alpha
-                delta, _, _ = seen.guidance(x, (prior.scale * rho) ** 2)
+                delta, _, _ = proximal_shift(seen, x, (prior.scale * rho) ** 2)
                 return alpha * prior.encode(x + delta)
 
             return Move(clean, leap=leap)

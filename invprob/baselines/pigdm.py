@@ -7,7 +7,7 @@ with J = d x(zhat_0) / d z_t moves the clean estimate by sigma_t^2 / alpha_t tim
 formula). R is the covariance of the denoiser's error: that of the prior where it knows or has
 measured it, or the paper's guess rho_t^2 / (1 + rho_t^2), in units of the prior's variance. With a
 Gaussian prior, a linear operator and the known R every step is exact. Where operator or noise are
-not linear or Gaussian they are linearised about the proximal point (`Likelihood.pull`).
+not linear or Gaussian they are linearised about the proximal point (`invprob.proximal`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 from invprob.baselines.base import Baseline
 from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood
+from invprob.proximal import proximal_pull
 from invprob.trajectory import Move, Propose
 from operators.errors import UnknownName
 from priors.base import Covariance, Prior
@@ -68,7 +69,7 @@ def twisted(
     covariance: Covariance = guess(prior, t) if residual == "guess" else 0.0
     if residual == "calibrated":
         covariance = prior.covariance(z, t, known)
-    pull, potential = likelihood.pull(seen.detach(), covariance, within)
+    pull, potential = proximal_pull(likelihood, seen.detach(), covariance, within)
     (slope,) = torch.autograd.grad(seen, leaf, pull)
     ratio = prior.schedule.sigma(t) ** 2 / prior.schedule.alpha(t)
     return known, ratio * slope, potential

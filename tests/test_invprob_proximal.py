@@ -15,11 +15,12 @@ from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 from torch import Tensor
 
-from invprob import likelihood as module
+from invprob import proximal
 from invprob.certificate import certify
 from invprob.draws import draw
 from invprob.likelihood import Likelihood
 from invprob.policy import Guided
+from invprob.proximal import proximal_pull, proximal_shift
 from operators._maps import Covariance
 from operators.base import ForwardOperator
 from operators.errors import NotDifferentiable
@@ -77,9 +78,9 @@ def test_a_tangent_covariance_has_the_closed_form_of_its_own(
     monkeypatch: pytest.MonkeyPatch, masked: bool
 ) -> None:
     """Few steps come near the shift of T, from a poor R; enough of them reach it, item by item."""
-    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "TANGENT_CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "TANGENT_TOLERANCE", 1e-12)
+    monkeypatch.setattr(proximal, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "TANGENT_CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "TANGENT_TOLERANCE", 1e-12)
     matrix, sigma = np.random.default_rng(0).normal(size=(4, 6)), np.array([0.2, 0.5, 1.0, 0.3])
     mask = torch.tensor([False, True, False, False]) if masked else None
     likelihood = Likelihood(Linear(matrix), Gaussian(torch.from_numpy(sigma), mask), normal(3, 4))
@@ -91,12 +92,12 @@ def test_a_tangent_covariance_has_the_closed_form_of_its_own(
     exact = (likelihood.y.numpy()[:, kept] - x.numpy() @ seen.T) @ gain.T
     errors = []
     for steps in (0, 2, 6):
-        monkeypatch.setattr(module, "TANGENT_STEPS", steps)
-        delta, score, _ = likelihood.guidance(x, own)
+        monkeypatch.setattr(proximal, "TANGENT_STEPS", steps)
+        delta, score, _ = proximal_shift(likelihood, x, own)
         errors.append(float(np.abs(delta.numpy() - exact).max()))
         torch.testing.assert_close(score, likelihood.score(x))
     assert errors[1] < errors[0] / 2 and errors[2] < 1e-6
-    one = replace(likelihood, y=likelihood.y[1:2]).guidance(x[1:2], own)[0]
+    one = proximal_shift(replace(likelihood, y=likelihood.y[1:2]), x[1:2], own)[0]
     torch.testing.assert_close(one, delta[1:2])
 
 
@@ -105,8 +106,8 @@ def test_a_tangent_that_is_not_positive_is_not_followed() -> None:
     matrix = np.random.default_rng(0).normal(size=(4, 6))
     likelihood = Likelihood(Linear(matrix), Gaussian(0.1), normal(2, 4))
     model, x = spread(6)[1], normal(2, 6, seed=1)
-    found = likelihood.guidance(x, Bounded(model, 2.0, lambda u: -model(u)))
-    for ours, plain in zip(found, likelihood.guidance(x, Bounded(model, 2.0)), strict=True):
+    found = proximal_shift(likelihood, x, Bounded(model, 2.0, lambda u: -model(u)))
+    for ours, plain in zip(found, proximal_shift(likelihood, x, Bounded(model, 2.0)), strict=True):
         torch.testing.assert_close(ours, plain)
 
 
@@ -115,15 +116,15 @@ def test_a_tangent_that_is_not_positive_is_not_followed() -> None:
 def test_a_linear_operator_taken_as_any_other_has_the_closed_form(
     monkeypatch: pytest.MonkeyPatch, covariance: float | Covariance, masked: bool
 ) -> None:
-    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "GN_GAIN", 1e-9)
+    monkeypatch.setattr(proximal, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "GN_GAIN", 1e-9)
     matrix = np.random.default_rng(0).normal(size=(4, 6))
     mask = torch.tensor([False, True, False, False]) if masked else None
     noise = Gaussian(torch.tensor([0.2, 0.5, 1.0, 0.3]), mask)
     y, x = normal(3, 4), normal(3, 6, seed=1)
-    exact, slope, potential = Likelihood(Linear(matrix), noise, y).guidance(x, covariance)
+    exact, slope, potential = proximal_shift(Likelihood(Linear(matrix), noise, y), x, covariance)
     other = Likelihood(Pointwise(matrix, lambda a: a), noise, y)
-    found, score, value = other.guidance(x, covariance)
+    found, score, value = proximal_shift(other, x, covariance)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(score, slope)
     torch.testing.assert_close(value, potential, rtol=1e-5, atol=1e-6)
@@ -135,9 +136,9 @@ def test_a_bounded_covariance_is_the_one_that_it_stands_for(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[Array], ForwardOperator], masked: bool
 ) -> None:
     """R = (S^-1 + I/c)^-1, with S and x as further data or as a map; for other c alike."""
-    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "GN_CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "GN_CG_ITERATIONS", 20)
+    monkeypatch.setattr(proximal, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "GN_CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "GN_CG_ITERATIONS", 20)
     mask = torch.tensor([False, True, False, False]) if masked else None
     noise = Gaussian(torch.tensor([0.2, 0.5, 1.0, 0.3]), mask)
     operator = make(np.random.default_rng(0).normal(size=(4, 6)))
@@ -145,8 +146,8 @@ def test_a_bounded_covariance_is_the_one_that_it_stands_for(
     matrix, apply = spread(6)
     for limit in (0.4, 4.0):
         whole = torch.from_numpy(np.linalg.inv(np.linalg.inv(matrix) + np.eye(6) / limit))
-        exact = likelihood.guidance(x, lambda u, r=whole: u @ r)
-        found = likelihood.guidance(x, Bounded(apply, limit))
+        exact = proximal_shift(likelihood, x, lambda u, r=whole: u @ r)
+        found = proximal_shift(likelihood, x, Bounded(apply, limit))
         for one, other in zip(found, exact, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -161,11 +162,11 @@ def test_gauss_newton_descends_to_the_minimum(
     operator, x = Pointwise(matrix, function), normal(3, d)
     y = operator(x + 0.3 * normal(3, d, seed=4)) + sigma * normal(3, 4, seed=2)
     likelihood = Likelihood(operator, Gaussian(sigma), y)
-    monkeypatch.setattr(module, "GN_GAIN", 1e-9)
+    monkeypatch.setattr(proximal, "GN_GAIN", 1e-9)
     values = []
     for steps in (0, 1, 2, 4, 12):
-        monkeypatch.setattr(module, "GN_STEPS", steps)
-        delta, _, potential = likelihood.guidance(x, apply)
+        monkeypatch.setattr(proximal, "GN_STEPS", steps)
+        delta, _, potential = proximal_shift(likelihood, x, apply)
         values.append(-potential)
     assert all((b <= a).all() for a, b in pairwise(values))
     assert (values[3] - values[-1] < 0.01).all(), "the default number of steps is enough here"
@@ -204,9 +205,9 @@ def test_the_shift_reaches_the_minimum_under_any_noise(
     x, truth = 0.5 + 0.1 * normal(3, d), 0.7 + 0.4 * normal(3, d, seed=4)
     y = noise.sample(operator(truth), torch.Generator().manual_seed(0))
     y[0, 0] += 5  # an outlier
-    monkeypatch.setattr(module, "GN_GAIN", 1e-9)
-    monkeypatch.setattr(module, "GN_STEPS", 25)
-    delta, _, potential = Likelihood(operator, noise, y).guidance(x, covariance)
+    monkeypatch.setattr(proximal, "GN_GAIN", 1e-9)
+    monkeypatch.setattr(proximal, "GN_STEPS", 25)
+    delta, _, potential = proximal_shift(Likelihood(operator, noise, y), x, covariance)
     for i in range(3):
 
         def objective(u: Array, i: int = i) -> tuple[float, Array]:
@@ -225,8 +226,8 @@ def test_the_shift_reaches_the_minimum_under_any_noise(
 def test_noise_that_is_nearly_gaussian_has_the_closed_form() -> None:
     matrix = np.random.default_rng(0).normal(size=(4, 6))
     mask, y, x = torch.tensor([False, True, False, False]), normal(3, 4), normal(3, 6, seed=1)
-    exact, _, _ = Likelihood(Linear(matrix), Gaussian(0.3, mask), y).guidance(x, 0.7)
-    found, _, _ = Likelihood(Linear(matrix), StudentT(1e7, 0.3, mask), y).guidance(x, 0.7)
+    exact, _, _ = proximal_shift(Likelihood(Linear(matrix), Gaussian(0.3, mask), y), x, 0.7)
+    found, _, _ = proximal_shift(Likelihood(Linear(matrix), StudentT(1e7, 0.3, mask), y), x, 0.7)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
 
 
@@ -234,10 +235,10 @@ def test_shift_under_counts_does_not_depend_on_batch_mates() -> None:
     operator, noise = Pointwise(np.eye(4), torch.exp), Poisson(10.0)
     x = normal(3, 4)
     y = noise.sample(operator(normal(3, 4, seed=1)), torch.Generator().manual_seed(0))
-    together, _, potential = Likelihood(operator, noise, y).guidance(x, 0.5)
+    together, _, potential = proximal_shift(Likelihood(operator, noise, y), x, 0.5)
     for i in range(3):
         one = Likelihood(operator, noise, y[i : i + 1])
-        alone, _, value = one.guidance(x[i : i + 1], 0.5)
+        alone, _, value = proximal_shift(one, x[i : i + 1], 0.5)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(potential[i], value[0])
 
@@ -245,7 +246,7 @@ def test_shift_under_counts_does_not_depend_on_batch_mates() -> None:
 def test_score_is_the_gradient() -> None:
     likelihood = Likelihood(PhaseRetrieval((4, 5)), Gaussian(0.3), normal(1, 8, 10).abs())
     x = normal(2, 4, 5, seed=3)
-    _, score, _ = likelihood.guidance(x, 0.5)
+    _, score, _ = proximal_shift(likelihood, x, 0.5)
     for step in (normal(2, 4, 5, seed=4), normal(2, 4, 5, seed=5)):
         up, down = (likelihood.log_prob(x + h * step) for h in (1e-5, -1e-5))
         slope = (score * step).flatten(1).sum(1)
@@ -259,9 +260,9 @@ def test_shift_of_an_item_does_not_depend_on_its_batch_mates() -> None:
     y = operator(normal(4, 6, 5, seed=1))
     y[2] = torch.nan
     likelihood = Likelihood(operator, Gaussian(0.02), y)
-    together, _, potential = likelihood.guidance(x, 0.5)
+    together, _, potential = proximal_shift(likelihood, x, 0.5)
     for i in (0, 1, 3):
-        alone, _, value = replace(likelihood, y=y[i : i + 1]).guidance(x[i : i + 1], 0.5)
+        alone, _, value = proximal_shift(replace(likelihood, y=y[i : i + 1]), x[i : i + 1], 0.5)
         torch.testing.assert_close(together[i], alone[0], rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(potential[i], value[0])
     assert potential[2].isnan(), "broken data must show"
@@ -279,14 +280,14 @@ def test_pull_is_the_gradient_of_the_potential(
 ) -> None:
     """Of a minimum over u, whose own change does not count: exact once it has been reached."""
     for name, value in {"CG_TOLERANCE": 1e-10, "GN_STEPS": 60, "GN_GAIN": 0.0}.items():
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(proximal, name, value)
     root = np.random.default_rng(1).normal(size=(6, 6))
     spread = torch.from_numpy(root @ root.T / 6 + 0.1 * np.eye(6))
     covariance = Bounded(lambda u: u @ spread, 0.8) if bounded else lambda u: u @ spread
     likelihood = Likelihood(operator, noise, 0.3 * normal(2, 4))
     x, step = 0.3 * normal(2, 6, seed=3), normal(2, 6, seed=4)
-    pull, _ = likelihood.pull(x, covariance)
-    up, down = (likelihood.pull(x + h * step, covariance)[1] for h in (1e-4, -1e-4))
+    pull, _ = proximal_pull(likelihood, x, covariance)
+    up, down = (proximal_pull(likelihood, x + h * step, covariance)[1] for h in (1e-4, -1e-4))
     torch.testing.assert_close((up - down) / 2e-4, (pull * step).sum(1), rtol=1e-4, atol=1e-5)
 
 
@@ -296,7 +297,7 @@ def test_an_operator_without_gradient_is_refused() -> None:
 
     likelihood = Likelihood(Opaque.default((3, 3)), Gaussian(1.0), torch.zeros(1, 3))
     with pytest.raises(NotDifferentiable, match="Opaque has no gradient"):
-        likelihood.guidance(torch.zeros(1, 3), 1.0)
+        proximal_shift(likelihood, torch.zeros(1, 3), 1.0)
 
 
 def quadrature(
@@ -349,24 +350,24 @@ def test_posterior_with_two_modes(operator: Pointwise) -> None:
 
 def test_a_tangent_refines_what_is_linearised_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """About where R has led: of a linear operator taken as any other, the closed form of T."""
-    monkeypatch.setattr(module, "CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "TANGENT_CG_TOLERANCE", 1e-10)
-    monkeypatch.setattr(module, "TANGENT_TOLERANCE", 1e-12)
-    monkeypatch.setattr(module, "TANGENT_STEPS", 6)
+    monkeypatch.setattr(proximal, "CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "TANGENT_CG_TOLERANCE", 1e-10)
+    monkeypatch.setattr(proximal, "TANGENT_TOLERANCE", 1e-12)
+    monkeypatch.setattr(proximal, "TANGENT_STEPS", 6)
     matrix, x = np.random.default_rng(0).normal(size=(4, 6)), normal(3, 6, seed=1)
     y, noise = matrix @ normal(6, seed=5).numpy(), Gaussian(0.3)
     data = torch.from_numpy(y)[None]
     wide = Bounded(spread(6, seed=2)[1], 0.5, lambda u: 4 * spread(6)[1](u))
-    exact, _, _ = Likelihood(Linear(matrix), noise, data).guidance(x, wide)
+    exact, _, _ = proximal_shift(Likelihood(Linear(matrix), noise, data), x, wide)
     other = Likelihood(Pointwise(matrix, lambda a: a), noise, data)
-    found, score, potential = other.guidance(x, wide)
+    found, score, potential = proximal_shift(other, x, wide)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
-    plain = other.guidance(x, Bounded(wide.spread, wide.limit))
+    plain = proximal_shift(other, x, Bounded(wide.spread, wide.limit))
     assert not torch.allclose(plain[0], exact, rtol=0.05)
     torch.testing.assert_close(score, plain[1])
     torch.testing.assert_close(potential, plain[2])
     # a shift that fits the data less well is not taken: here T knows of nothing
     narrow = Bounded(wide.spread, wide.limit, lambda u: 1e-9 * u)
-    kept = other.guidance(x, narrow)[0]
+    kept = proximal_shift(other, x, narrow)[0]
     misfits = [noise.misfit(data.expand(3, 4), other.operator(x + d)) for d in (kept, plain[0])]
     assert bool((misfits[0] <= misfits[1]).all())
