@@ -279,7 +279,9 @@ def _row(results: list[Result]) -> dict[str, Any]:
     row |= {key: _mean(values) for key, values in columns.items()}
     row["verdict"] = results[0].certificate.verdict
     if len(results) > 1:
-        row["spread"] = {key: _mean(values, np.std) for key, values in columns.items()}
+        row["spread"] = {
+            key: _mean(values, partial(np.std, ddof=1)) for key, values in columns.items()
+        }
     return row
 
 

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 MARKOV = 20.0  # an unbiased estimate of Z exceeds Z by this factor in at most 1 run of as many
 PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et al. 2024)
 FEWEST = 25  # weights whose largest fifth has a shape
+ALIKE = 1e-9  # relative spread of weights that is rounding
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
-ISLAND_SPREAD = 1.0  # nats, up to which they agree
+ISLAND_SPREAD = 0.3  # nats, up to which they agree; more is the mark of mass that some have lost
 MIN_ESS = 20.0  # below it a few samples would stand for all
 # ESS of n corrected samples that is trusted, as a share of n: m exact draws lie sqrt(n / m) times
 # as far from the posterior as n, and 3 times as far is the most that the word may stand for
@@ -210,12 +211,12 @@ def _island_verdict(spread: float | None, islands: int) -> str:
     """Return the sentence on particles of SMC, whose last weights say little of what was lost."""
     wanted = f"at most {ISLAND_SPREAD:g} nat over {MIN_ISLANDS} or more is wanted"
     if spread is None or islands < MIN_ISLANDS or spread > ISLAND_SPREAD:
-        found = "is unknown" if spread is None else f"is {spread:.1f} nats"
+        found = "is unknown" if spread is None else f"is {spread:.2g} nats"
         return (
             f"approximate: the spread of log Z over {islands} islands of particles {found}, "
             f"{wanted}: draw more samples, or train longer"
         )
-    return f"trust: {islands} islands of particles agree on log Z within {spread:.1f} nats"
+    return f"trust: {islands} islands of particles agree on log Z within {spread:.2f} nats"
 
 
 def misfit(scores: Scores) -> str | None:
@@ -254,7 +255,7 @@ def pareto_tail(log_w: Array) -> tuple[float, float, int] | None:
     count = int(min(0.2 * n, 3 * math.sqrt(n)))
     order = np.sort(log_w)
     excess = np.exp(order[-count:] - order[-1]) - np.exp(order[-count - 1] - order[-1])
-    if excess[-1] <= 0:
+    if excess[-1] <= ALIKE:
         return None
     m = 30 + int(math.sqrt(count))
     j = np.arange(1, m + 1)

@@ -8,7 +8,7 @@ whose estimates spread by less than 1 nat, as far as eight runs can tell (what p
 samplers ask for: Doucet et al. 2015, doi:10.1093/biomet/asu075). Otherwise it is only bounded, from
 below by the ELBO, and from above by
 
-    EUBO = ELBO + gap of simulated twins,                            where the data are fitted
+    log Z <= ELBO + the most that a gap may be beside those of twins    where the data are fitted
     log Z <= max_x [ log p(y | x) - |x|^2 / (2 r2) ] + log E_p exp(|x|^2 / (2 r2))        always
 
 The second holds for every r2 > 0, since p(y | x) is at most the exponential of the maximum times
@@ -28,6 +28,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from invprob.certificate import PARETO_LIMIT, log_mean, log_mean_se
 from invprob.observation import Observation
@@ -37,9 +39,8 @@ from operators.base import LinearOperator
 from operators.errors import NumericalError, ObservationError
 from operators.noise import Gaussian
 
-SIGMAS = 3.0  # half-width of intervals, in standard errors that are known well
+SIGMAS = 3.0  # half-width of intervals, in standard errors that are known well; see `_sigmas`
 SMC_RUNS = 8  # independent runs, which share the n particles
-SMC_SIGMAS = 4.53  # the same of an error that 8 runs tell: 99.73% of Student's t with 7 degrees
 SMC_SPREAD = 0.55  # nats, std of 8 runs' log Z up to which it is below 1 in 19 of 20 cases
 CEILING_DRAWS = 256  # of the prior, behind E exp(|x|^2 / (2 r2))
 CEILING_ITERATIONS = 500  # of conjugate gradients, at most
@@ -60,10 +61,10 @@ class Evidence:
     method: str  # "importance" or "smc" where log Z is estimated, else "bounds"
     log_z: float | None
     log_z_se: float | None
-    low: float  # log Z -+ `SIGMAS` or `SMC_SIGMAS` of its error, else the bounds with theirs
+    low: float  # log Z -+ `SIGMAS` of its error, else the bounds with theirs
     high: float
     elbo: float
-    eubo: float | None  # by twins, None where the data are not fitted
+    eubo: float | None  # by even weights or twins, None where the data are not fitted
     chi2_per_pixel: float
     fitted: bool  # chi2 is that of data explained to their noise
     n: int  # samples, and particles, that it rests on
@@ -137,14 +138,14 @@ def measure(
     known = posterior.certify(draws)
     if known.elbo is None or known.elbo_se is None or known.log_z is None:
         raise NumericalError(f"{name}: path weights are not finite; train again, or for longer")
-    low, top = known.elbo - SIGMAS * known.elbo_se, ceiling(posterior, seed)
-    if draws.fits and known.eubo is not None and known.gap_se is not None:
-        top = min(top, known.eubo + SIGMAS * math.hypot(known.gap_se, known.elbo_se))
+    low, top, gaps = known.elbo - SIGMAS * known.elbo_se, ceiling(posterior, seed), posterior.gaps
+    if draws.fits and gaps is not None:
+        top = min(top, known.elbo + by_twins(gaps) + SIGMAS * known.elbo_se)
     method, log_z, error, sigmas = "importance", known.log_z, known.log_z_se, SIGMAS
     if known.pareto_k is None or known.pareto_k >= min(PARETO_LIMIT, 1 - 1 / math.log10(n)):
         runs = smc_estimates(posterior, max(2, n // SMC_RUNS), seed, progress)
         spread = float(runs.std(ddof=1))
-        sigmas = SMC_SIGMAS
+        sigmas = _sigmas(SMC_RUNS)
         low = max(low, float(runs.mean()) - sigmas * spread / math.sqrt(SMC_RUNS))
         method, log_z, error = "smc", log_mean(runs), log_mean_se(runs)
         if not spread <= SMC_SPREAD:
@@ -154,6 +155,15 @@ def measure(
         return Evidence(name, method, None, None, low, max(low, top), *facts)
     width = sigmas * error
     return Evidence(name, method, log_z, error, log_z - width, log_z + width, *facts)
+
+
+def by_twins(gaps: NDArray[np.float64]) -> float:
+    """Return what the gap EUBO - ELBO of these data does not exceed, given those of twins (n,).
+
+    It is one more draw beside theirs, of a spread that is known from them alone.
+    """
+    spread = float(gaps.std(ddof=1)) * math.sqrt(1 + 1 / len(gaps))
+    return float(gaps.mean()) + _sigmas(len(gaps)) * spread
 
 
 def smc_estimates(
@@ -210,6 +220,11 @@ def verdict(found: Sequence[Evidence]) -> str:
     bounded = any(model.log_z is None for model in (top, *rivals))
     cure = "; log Z is only bounded: train longer, or draw more samples" if bounded else ""
     return f"{UNDECIDED} between {names}{cure}{poor}"
+
+
+def _sigmas(count: int) -> float:
+    """Return the half-width that holds as much as `SIGMAS`, of errors that `count` values tell."""
+    return float(student.ppf(norm.cdf(SIGMAS), count - 1))
 
 
 def _own_seed(seed: int, name: str) -> int:

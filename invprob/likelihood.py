@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -44,7 +44,7 @@ class Likelihood:
 
     def repeat(self, times: int) -> Likelihood:
         """Return the likelihood of every observation `times` in a row, (M * times, *y_shape)."""
-        return Likelihood(self.operator, self.noise, self.y.repeat_interleave(times, 0))
+        return replace(self, y=self.y.repeat_interleave(times, 0))
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from invprob.rtb import Trainer
 from invprob.run import Run
 from invprob.trajectory import Progress, Propose
 from invprob.twins import Twins, measured_gaps, simulated_twins
-from operators.errors import ObservationError, RunError, UnknownName
+from operators.errors import NumericalError, ObservationError, RunError, UnknownName
 from priors.base import Prior
 
 
@@ -106,10 +106,15 @@ class Posterior:
 
         The policy serves what it was trained for: data of its instrument, or of those that its
         training ranged over. How well is measured on twins simulated with the new instrument, as
-        many as `config` says. Raises ObservationError where the prior does not fit, or where the
-        policy does not read data.
+        many as `config` says. Raises ObservationError where the prior does not fit, where the
+        policy does not read data, or where there are several observations.
         """
         self.policy.refuse_other_data()
+        if len(observation.y) > 1:
+            raise ObservationError(
+                f"the file holds {len(observation.y)} observations, a posterior is of one: go "
+                "through them by observation.each()"
+            )
         config = config or TrainConfig()
         if observation.operator.x_shape != self.prior.x_shape:
             raise ObservationError(
@@ -267,7 +272,11 @@ def train(
         if distributed.total(stop is not None and stop.is_set()):
             save()
             raise Interrupted(f"stopped after step {trainer.step} of {trainer.total}")
-        figures = trainer.advance()
+        try:
+            figures = trainer.advance()
+        except NumericalError:
+            save()
+            raise
         stage = "warm start" if trainer.step <= trainer.config.warm_steps else "RTB"
         if kept:
             kept.append_metrics({"step": trainer.step, "stage": stage, **figures})

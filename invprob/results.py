@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from invprob import __version__
+from invprob import __version__, checkpoint
 from invprob.certificate import Certificate
 from invprob.draws import Draws
 
@@ -55,10 +55,9 @@ def kept(folder: Path | None, asked: dict[str, Any], run: Callable[[], Result]) 
         "certificate": asdict(result.certificate),
     }
     arrays = {f.name: np.asarray(getattr(result.draws, f.name)) for f in fields(Draws)}
-    temporary = path.with_suffix(".part")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays | {"row": np.array(json.dumps(row))})  # type: ignore[arg-type]
-    os.replace(temporary, path)
+    file = io.BytesIO()
+    np.savez(file, **arrays | {"row": np.array(json.dumps(row))})  # type: ignore[arg-type]
+    checkpoint.replace(path, file.getvalue())
     return result
 
 

@@ -6,7 +6,7 @@
                  of any source (`invprob.replay`); its gradient: `invprob.balance`
 
     objective    vargrad: log Z = mean of log w over the K paths of the same y
-                 rtb: log Z is learned, one of each y
+                 rtb: log Z is learned, one of each y, from the policy's own paths
                  trust_pcl: the same. Its balance of value, reward and KL penalty T,
                  V - [log p(y | x_0) - T sum_t (log q - log p)], is T (log Z - log w) with
                  V = T log Z and the likelihood raised to 1/T: `anneal` is that T, and it ends at 1
@@ -34,12 +34,13 @@ from invprob import distributed
 from invprob.balance import add_gradient, advantage, foresight, temperature
 from invprob.config import TrainConfig
 from invprob.denoised_shift import measured
+from invprob.draws import batch_size
 from invprob.fine_tuned import build
 from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.replay import Explorer
-from invprob.trajectory import Trajectory, batches, prior_paths
+from invprob.trajectory import Move, Trajectory, batches, rollout
 from operators.errors import NumericalError, ObservationError
 from priors.base import Prior
 from priors.process import generators
@@ -231,9 +232,11 @@ class Trainer:
         heat = temperature(sources[0], config.anneal, done / config.rtb_steps)
         parts = [source.log_weight(heat) for source in sources]
         log_w = torch.cat([distributed.gathered(parts[0], self.explorer.fresh), *parts[1:]])
-        log_z = log_w.mean()
-        if config.objective != "vargrad" and self.log_z[which].isfinite():
+        log_z, own = log_w.mean(), log_w[: self.explorer.fresh]
+        if config.objective != "vargrad":
             log_z = self.log_z[which]
+            if heat > 1 or not log_z.isfinite():
+                log_z = torch.logsumexp(own, 0) - math.log(len(own))
         self._foresee(sources[0].paths, parts[0])
         for source, part in zip(sources, parts, strict=True):
             pull = advantage(source, part, part - log_z, self.policy.foresight)
@@ -249,9 +252,11 @@ class Trainer:
         }
         if config.objective != "vargrad":
             # a quadratic in one number: plain descent, where Adam's momentum would overshoot
-            self.log_z = self.log_z.clone()
-            self.log_z[which] = log_z + config.log_z_rate * self._squash(log_w - log_z).mean()
-            figures["log_z"] = float(self.log_z[which])
+            moved = log_z + config.log_z_rate * self._squash(own - log_z).mean()
+            if moved.isfinite():
+                self.log_z = self.log_z.clone()
+                self.log_z[which] = moved
+            figures["log_z"] = float(moved)
         return figures | ({"temperature": heat} if config.anneal > 1 else {})
 
     def _squash(self, gap: Tensor) -> Tensor:
@@ -264,8 +269,11 @@ class Trainer:
         It is that of the least squares over the fresh paths of this and the earlier steps.
         """
         count = self.explorer.fresh
-        pair = (distributed.gathered(a, count) for a in foresight(fresh, log_w))
-        x, y = (a - a.mean(1, keepdim=True) for a in pair)
+        x, y = (distributed.gathered(a, count) for a in foresight(fresh, log_w))
+        whole = torch.isfinite(x + y).all(0)  # a path that is not would be remembered for good
+        if int(whole.sum()) < 2:
+            return
+        x, y = (a - a.mean(1, keepdim=True) for a in (x[:, whole], y[:, whole]))
         self.moments = FORGET * self.moments + torch.stack([(x * y).sum(1), (x * x).sum(1)])
         slope = (self.moments[0] / (self.moments[1] + RIDGE)).clamp(0, MAX_SLOPE)
         for policy in (self.policy, self.average):
@@ -300,5 +308,9 @@ def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Ten
     """Return n draws of z_0 for simulation: stored chain draws, or new ones where that is cheap."""
     if prior.bank is not None:
         return prior.draw(n, seed)
-    sources = (generators(seed, rows, "bank") for rows in batches(n, 256))
-    return torch.cat([prior_paths(prior, some, times)[1][-1] for some in sources])
+
+    def propose(z: Tensor, t: float, i: int) -> Move:
+        return Move(prior.denoise(z, t))
+
+    sources = (generators(seed, rows, "bank") for rows in batches(n, batch_size(prior.x_shape)))
+    return torch.cat([rollout(prior, propose, some, times, keep=False).final for some in sources])

@@ -64,13 +64,19 @@ def calibration_figure(calibration: Calibration) -> Figure:
 def benchmark_figure(found: Benchmark) -> Figure:
     """Return the first two dimensions of exact draws and of every method, on shared axes.
 
+    Of one dimension alone, the distribution function.
+
     The exact reference is grey behind each; samples off the axes are counted, not shown.
     """
     exact = found.reference[:: max(1, len(found.reference) // SHOWN)]
-    panels = [("exact", exact)] + [(r.name, r.draws.x[:SHOWN]) for r in found.results]
+    shown = ((r.name, r.draws.x[:SHOWN].astype(float)) for r in found.results)
+    panels = [("exact", exact), *shown]
     rows = -(-len(panels) // 4)
     figure, axes = grid(rows, -(-len(panels) // rows), side=3.4)
-    low, high = found.reference[:, :2].min(0), found.reference[:, :2].max(0)
+    if exact.shape[1] == 1:  # a number alone: against its rank, as exact draws are sorted
+        panels = [(name, np.c_[np.sort(x, 0), np.linspace(0, 1, len(x))]) for name, x in panels]
+        exact = panels[0][1]
+    low, high = exact[:, :2].min(0), exact[:, :2].max(0)
     pad = 0.25 * np.maximum(high - low, 1e-9)
     for i, ax in enumerate(axes.flat):
         if i >= len(panels):
@@ -89,7 +95,7 @@ def benchmark_figure(found: Benchmark) -> Figure:
         if off >= 0.005:
             ax.text(0.03, 0.95, f"{off:.0%} off the axes", fontsize=8, transform=ax.transAxes)
         ax.tick_params(labelsize=8)
-        ax.set(xlabel="x₁", ylabel="x₂")
+        ax.set(xlabel="x₁", ylabel="x₂" if found.reference.shape[1] > 1 else "share below")
         ax.label_outer()
         ax.spines[["top", "right"]].set_visible(False)
     return figure

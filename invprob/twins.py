@@ -62,7 +62,7 @@ class Twins:
         upper = exact.log_weight(prior, self.likelihood)
         many = self.likelihood.repeat(paths)
         sources = generators(seed, range(len(many.y)), "rollouts of twins")
-        drawn = rollout(prior, policy.propose(prior, many), sources, self.times)
+        drawn = rollout(prior, policy.propose(prior, many), sources, self.times, keep=False)
         lower = drawn.log_weight(prior, many).view(-1, paths).mean(1)
         gaps: NDArray[np.float64] = (upper - lower).cpu().numpy()
         return gaps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -103,7 +102,7 @@ def compare(
         methods = adjusted(methods, observation.one(0), posterior, prior, n, seed, budget, tune)
         results = [
             through(
-                one, prior, methods, _of(posterior, one), n, each, progress, folder / "kept"
+                one, prior, methods, posterior, n, each, progress, folder / "kept"
             )
             for one in observation.each()
             for each in range(seed, seed + seeds)
@@ -192,14 +191,6 @@ def _posterior(
     if run.manifest["observation_sha256"] != observation_sha256:
         raise UnknownName(f"run {run.name} was trained on another observation: leave --obs out")
     return Posterior.from_pretrained(run.path, operator, prior)
-
-
-def _of(posterior: Posterior | None, observation: Observation) -> Posterior | None:
-    """Return the posterior of an observation; the gap of its twins is known of its own alone."""
-    if posterior is None or posterior.observation.sha256() == observation.sha256():
-        return posterior
-    posterior.policy.refuse_other_data()
-    return replace(posterior, observation=observation, certificate=None, gaps=None)
 
 
 def show(rows: list[dict[str, Any]], n: int, observations: int, seeds: int) -> None:

@@ -29,6 +29,7 @@ class Bands(Prior):
         self.schedule, self.steps, self.scale = one.schedule, one.steps, one.scale
         self.unit, self.guided_in_x = one.unit, one.guided_in_x
         self.learned, self.isometric, self.has_encoder = one.learned, one.isometric, one.has_encoder
+        self.bank = one.bank  # of one band
         self.device, self.precision = one.device, one.precision
 
     def denoise(self, z: Tensor, t: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -250,6 +251,30 @@ def test_methods_for_any_prior_go_through_its_decoder(name: str) -> None:
     draws = samples(short(name), CODES, likelihood, 100 if name == "fk" else 4)
     before = likelihood.repeat(4).fit(CODES.decode(CODES.draw(4, seed=9)))[1]
     assert draws.chi2.mean() < float(before.mean()) / 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ddnm:eta=2", "ddrm:eta_b=-1", "diffpir:strength=0", "diffpir:zeta=2",
+        "daps:temperature=0", "dcps:blocks=0", "lgd_mc:draws=0", "copaint:jump=-1",
+        "red_diff:rate=-1", "dps:zeta=nan", "repaint:jump=0", "resample:every=0", "mcgdiff:steps=2",
+        "pigdm:steps=1", "diffrs:quantile=2",
+    ],
+)  # fmt: skip
+def test_settings_that_no_chain_has_are_refused(text: str) -> None:
+    with pytest.raises(UnknownName, match=text.partition(":")[2].partition("=")[0]):
+        parse(text)
+
+
+def test_the_guessed_residual_of_a_latent_prior_has_the_unit_of_its_codes() -> None:
+    """A generator's x may have any scale, its noise has variance 1."""
+    _, likelihood = simulated(VIEW, Gaussian(SIGMA), CODES)
+    other = copy.copy(CODES)
+    other.scale = 100 * CODES.scale
+    method = parse("lgd_mc:steps=6,residual=guess")
+    one, two = (samples(method, prior, likelihood, 2).x for prior in (CODES, other))
+    np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("name", sorted(LATENT))

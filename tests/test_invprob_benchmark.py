@@ -278,6 +278,21 @@ def test_command_runs_on_an_instance_file(folder: Path) -> None:
     assert facts["instance"] == str(file)
 
 
+@pytest.mark.parametrize(("d", "dy", "sigma"), [(1, 1, 0.5), (3, 2, 1e-8)])
+def test_instances_of_one_number_and_of_quiet_data_run(
+    tmp_path: Path, d: int, dy: int, sigma: float
+) -> None:
+    rng = np.random.default_rng(0)
+    matrix = rng.normal(size=(dy, d))
+    with h5py.File(tmp_path / "own.h5", "w") as file:
+        file["means"], file["weights"] = 5 * rng.normal(size=(3, d)), [0.5, 0.3, 0.2]
+        file["operator"], file["noise_sigma"] = matrix, sigma
+        file["data"] = matrix @ rng.normal(size=d)
+    command = f"benchmark --instance {tmp_path}/own.h5 --methods oracle --n 40 --out {tmp_path}/own"
+    assert document(command)["methods"][0]["sliced_wasserstein"] is not None
+    assert (tmp_path / "own/figures/benchmark.png").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

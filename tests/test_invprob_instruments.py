@@ -149,6 +149,9 @@ def test_a_posterior_on_another_observation_has_gaps_of_its_own() -> None:
     assert other.certify(other.draw(32)).gap == pytest.approx(gaps.mean())
     own = simulated_twins(prior, policy, observation, config)
     assert gaps.mean() > 2 * measured_gaps(own, prior, policy, config).mean()  # harder data
+    several = replace(observation, data=np.array([[3.0], [1.0]]))
+    with pytest.raises(ObservationError, match="a posterior is of one"):
+        other.on(several, config)
     ranged = simulated_twins(
         prior, policy, observation, config, Instruments(observation, {"noise.sigma": [0.1, 3]})
     )

@@ -11,16 +11,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
+from torch import Tensor
 
 from invprob.balance import add_gradient
 from invprob.certificate import certify
-from invprob.config import TrainConfig
+from invprob.config import OBJECTIVES, TrainConfig
 from invprob.correction import resample
 from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import sliced_wasserstein
 from invprob.policy import Guided
-from invprob.rtb import Trainer
+from invprob.rtb import Trainer, prior_bank
 from invprob.suites.base import Problem, linear_problem
 from invprob.suites.gaussian import chain_covariance
 from invprob.suites.gmm import read_instance
@@ -224,6 +225,33 @@ def test_fault_32_losses_that_stay_nan_abort_and_keep_the_weights() -> None:
     with pytest.raises(NumericalError, match="noise level"):
         [trainer.advance() for _ in range(50)]
     assert all(torch.isfinite(p).all() for p in trainer.policy.parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_fault_32_a_step_that_is_skipped_leaves_nothing_behind(value: float) -> None:
+    """One path of one RTB step has no finite density: that step alone is lost."""
+
+    class Broken(Likelihood):
+        def log_prob(self, x: Tensor) -> Tensor:
+            found = super().log_prob(x)
+            return torch.cat([found[:1] + value, found[1:]]) if trainer.step == 1 else found
+
+    prior, known = gmm().prior, gmm().likelihood
+    broken = Broken(known.operator, known.noise, known.y)
+    config = TrainConfig(steps=6, width=16, blocks=1, warm_steps=0, rtb_steps=4, paths=4)
+    for objective in OBJECTIVES:
+        trainer = Trainer(prior, broken, replace(config, objective=objective))
+        figures = [trainer.advance() for _ in range(4)]
+        assert trainer.bad == 1
+        assert not math.isfinite(figures[1]["loss"]) and math.isfinite(figures[3]["loss"])
+        assert torch.isfinite(trainer.average.foresight).all()
+
+
+def test_a_bank_that_is_drawn_is_that_of_the_chain() -> None:
+    prior = gmm().prior
+    times = prior.schedule.grid(8)
+    whole = prior_paths(prior, generators(3, range(20), "bank"), times)[1][-1]
+    assert torch.equal(prior_bank(prior, 20, 3, times), whole)
 
 
 def test_mixture_instance_of_the_benchmark() -> None:

@@ -33,6 +33,7 @@ def test_a_prior_of_images_serves_bands() -> None:
     assert image.shape == (1, 2, 32, 32)
     torch.testing.assert_close(trained.decode(trained.encode(image)), image)
     # pairs of real and imaginary parts are no bands
+    assert trained.bank is not None  # stored: no chain of bands is run to simulate data
     assert registry.load_prior("gaussian", (3, 4, 2)).x_shape == (3, 4, 2)
 
 

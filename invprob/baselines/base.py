@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from itertools import pairwise
 from typing import ClassVar
 
@@ -13,10 +15,12 @@ from torch import Tensor
 from invprob.likelihood import Likelihood, column
 from invprob.trajectory import Noise, Propose
 from operators.base import ForwardOperator
+from operators.errors import UnknownName
 from operators.noise import Gaussian, NoiseModel
 from priors.base import Prior
 
 POWER_ITERATIONS = 12  # their product bounds an eigenvalue from below, within some 10%
+Limits = Mapping[str, tuple[float, float]]  # least and greatest value, of a setting
 
 
 class Baseline(ABC):
@@ -35,7 +39,22 @@ class Baseline(ABC):
     particles: ClassVar[bool] = False  # of SMC, resampled on the way; else independent samples
     step_size: ClassVar[str] = ""  # the setting that tuning may change
     paper: ClassVar[str] = ""  # settings of the paper, where ours differ: "steps=1000,..."
+    # least and greatest that settings may be; of others whole numbers are at least 1, floats 0
+    limits: ClassVar[Limits] = {}
     steps: int
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]  # every method is a dataclass
+            value = getattr(self, field.name)
+            if isinstance(value, str):
+                continue
+            least = {"steps": 2, "seed": 0}.get(field.name, int(isinstance(value, int)))
+            low, high = self.limits.get(field.name, (least, math.inf))
+            if not (low <= value <= high and math.isfinite(value)):
+                most = f", at most {high:g}" if high < math.inf else ""
+                raise UnknownName(
+                    f"baseline setting '{field.name}={value}': needed at least {low:g}{most}"
+                )
 
     @abstractmethod
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:

@@ -10,12 +10,14 @@ that raises the objective is halved, as the authors' own search does.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, misfit, time_travel
+from invprob.baselines.base import Baseline, Limits, misfit, time_travel
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose
 from priors.base import Prior
@@ -30,6 +32,7 @@ class CoPaint(Baseline):
     summary = "optimises each state to fit the data, then steps deterministically; time travel"
     step_size = "rate"
     paper = "steps=250"
+    limits: ClassVar[Limits] = {"jump": (0, math.inf), "halvings": (0, math.inf)}
     steps: int = 100
     gradient_steps: int = 2
     rate: float = 0.02

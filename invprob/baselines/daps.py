@@ -11,11 +11,13 @@ data term has the true noise; the authors' assumes sigma = 0.01 for data of 0.05
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from invprob.baselines.base import Baseline, flowed, largest_eigenvalue
+from invprob.baselines.base import Baseline, Limits, flowed, largest_eigenvalue
 from invprob.decoded import Decoded
 from invprob.likelihood import Likelihood, column
 from invprob.trajectory import Move, Noise, Propose
@@ -34,6 +36,7 @@ class DAPS(Baseline):
     summary = "flow to a clean estimate, Langevin steps on the likelihood around it, noise again"
     needs_network_gradient = False
     paper = "steps=200,langevin_steps=100"
+    limits: ClassVar[Limits] = {"temperature": (1e-6, math.inf)}
     steps: int = 50
     flow_steps: int = 5
     langevin_steps: int = 50

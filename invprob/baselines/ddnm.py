@@ -10,12 +10,13 @@ is 1 where the chain's noise covers that of the data, else what it can cover, v^
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invprob.baselines._modes import Modes
-from invprob.baselines.base import Baseline
+from invprob.baselines.base import Baseline, Limits
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Noise, Propose
 from priors.base import Prior
@@ -32,6 +33,7 @@ class DDNM(Baseline):
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False
+    limits: ClassVar[Limits] = {"eta": (0, 1)}
     steps: int = 100
     eta: float = 0.85
 

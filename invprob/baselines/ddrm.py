@@ -11,12 +11,13 @@ the mode's datum and its noise:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invprob.baselines._modes import Modes
-from invprob.baselines.base import Baseline
+from invprob.baselines.base import Baseline, Limits
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Noise, Propose
 from priors.base import Prior
@@ -33,6 +34,7 @@ class DDRM(Baseline):
     needs_gaussian = True
     needs_gradient = False
     needs_network_gradient = False
+    limits: ClassVar[Limits] = {"eta": (0, 1), "eta_b": (0, 1)}
     steps: int = 20
     eta: float = 0.85
     eta_b: float = 1.0

@@ -10,11 +10,13 @@ steps (`invprob.proximal`); of a latent prior the encoder takes it to the codes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from invprob.baselines.base import Baseline
+from invprob.baselines.base import Baseline, Limits
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Noise, Propose, proximal
 from priors.base import Prior
@@ -27,6 +29,7 @@ class DiffPIR(Baseline):
     summary = "denoised estimate, proximal step to the data, noise again"
     needs_network_gradient = False
     step_size = "strength"
+    limits: ClassVar[Limits] = {"strength": (1e-6, math.inf), "zeta": (0, 1)}
     steps: int = 100
     strength: float = 7.0
     zeta: float = 0.1

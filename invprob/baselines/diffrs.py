@@ -14,7 +14,9 @@ drawn anew from the same step, at most `tries` times.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,9 +24,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from invprob.baselines._learned import Learned
+from invprob.baselines.base import Limits
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Guidance, Move, Noise, Propose, batches, guide, rollout
-from operators.errors import ObservationError
 from priors.base import Prior
 from priors.process import generators, randn
 
@@ -57,17 +59,12 @@ class DiffRS(Learned):
 
     summary = "guided steps, drawn again where a ratio learned on simulated pairs says so"
     needs_network_gradient = False
+    limits: ClassVar[Limits] = {"pairs": (2, math.inf), "quantile": (0, 1)}
     steps: int = 40
     pairs: int = 128
     quantile: float = 0.75
     tries: int = 8
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.pairs < 2 or self.tries < 1 or not 0 <= self.quantile <= 1:
-            raise ObservationError(
-                f"needed pairs >= 2, tries >= 1 and quantile in [0, 1], found {self}"
-            )
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return DiffRS as the sampler of one likelihood."""

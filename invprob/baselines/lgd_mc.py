@@ -39,6 +39,7 @@ class LGDMC(Baseline):
     residual: str = "calibrated"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known_residual(self.residual)
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
@@ -50,7 +51,7 @@ class LGDMC(Baseline):
             eps = torch.randn((self.draws, *prior.z_shape), generator=source, dtype=z.dtype)
             r2 = {
                 "calibrated": lambda: prior.residual_variance(t),
-                "guess": lambda: guess(prior, t) / prior.scale**2,
+                "guess": lambda: guess(prior, t),
                 "none": lambda: 0.0,
             }[self.residual]()
             with torch.enable_grad():

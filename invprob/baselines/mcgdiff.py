@@ -15,13 +15,15 @@ datum, and w_k has the rest. A datum of less noise than the chain has at its las
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from invprob.baselines._modes import Modes
-from invprob.baselines.base import Baseline
+from invprob.baselines.base import Baseline, Limits
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose, Twisted
 from priors.base import Prior
@@ -39,6 +41,7 @@ class MCGDiff(Baseline):
     needs_gradient = False
     needs_network_gradient = False
     particles = True
+    limits: ClassVar[Limits] = {"steps": (3, math.inf)}
     steps: int = 100
     kappa: float = 1e-4
 

@@ -38,6 +38,7 @@ class PiGDM(Baseline):
     residual: str = "calibrated"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known_residual(self.residual)
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
@@ -66,7 +67,9 @@ def twisted(
         seen = prior.decode(clean) if prior.guided_in_x else clean
     known = clean.detach()
     within = None if prior.guided_in_x else Decoded(likelihood.operator, prior)
-    covariance: Covariance = guess(prior, t) if residual == "guess" else 0.0
+    covariance: Covariance = 0.0
+    if residual == "guess":  # of x, or of z where it is guided there
+        covariance = guess(prior, t) * (prior.scale**2 if prior.guided_in_x else 1.0)
     if residual == "calibrated":
         covariance = prior.covariance(z, t, known)
     pull, potential = proximal_pull(likelihood, seen.detach(), covariance, within)
@@ -76,6 +79,6 @@ def twisted(
 
 
 def guess(prior: Prior, t: float) -> float:
-    """Return the paper's variance of x, or of z, given z_t: that of a white prior in z."""
-    rho2, unit = prior.schedule.rho(t) ** 2, prior.scale if prior.guided_in_x else 1.0
-    return unit**2 * rho2 / (1 + rho2)
+    """Return the paper's variance of z_0 given z_t: that of a white prior."""
+    rho2 = prior.schedule.rho(t) ** 2
+    return rho2 / (1 + rho2)

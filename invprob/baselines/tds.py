@@ -32,6 +32,7 @@ class TDS(Baseline):
     residual: str = "calibrated"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known_residual(self.residual)
 
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:

@@ -269,5 +269,9 @@ def conditioned(
         )
     log_z = float(np.logaddexp.reduce(logs))
     after = np.array([means[k] + gain[own[k]] @ residual[k] for k in modes])
-    shrunk = covariances - gain @ reach.transpose(0, 2, 1)
+    # Joseph's form: what quiet data leave is no small difference of large numbers
+    kept = np.eye(matrix.shape[1]) - gain @ matrix
+    shrunk = kept @ covariances @ kept.transpose(0, 2, 1) + sigma**2 * gain @ gain.transpose(
+        0, 2, 1
+    )
     return after, np.exp(logs - log_z), (shrunk + shrunk.transpose(0, 2, 1)) / 2, log_z
