@@ -40,8 +40,8 @@ independent:
 | mri | plane waves of a point, Parseval | exact |
 | inverse_scattering | Mie series of a cylinder; Born in the weak limit | 2 in the pixel |
 | black_hole | closed forms of one and two points | exact |
-| navier_stokes | decaying vortices, laminar flow, another integrator | 2 in time |
-| burgers | Hopf and Cole's solution | 2 in time |
+| navier_stokes | decaying vortices, laminar flow, another integrator | 3 in time |
+| burgers | Hopf and Cole's solution | 3 in time |
 | full_waveform | Green's function in even ground | 2 in time, 4 in space |
 
 `python examples/gallery.py --operator NAME --quick` shows one: simulated data, draws, a figure.

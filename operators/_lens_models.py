@@ -249,7 +249,7 @@ class Shear(LensModel):
 
 def _set_ellipse(model: SIE | EPL) -> None:
     model._set("theta_E", "arcsec", above=0)
-    model._set("q", None, above=0, at_most=1)
+    model._set("q", None, at_least=1e-4, at_most=1)
     model._set("phi", "rad")
     for name in ("x0", "y0"):
         model._set(name, "arcsec")

@@ -42,7 +42,7 @@ class Scattering(ForwardOperator):
     transmitters, receivers: numbers of them, >= 1.
     wavelength, pixel_size, radius: in the background, of x, and of the circle of antennas; cm, > 0.
         The circle lies outside the image.
-    contrast: relative permittivity less 1 per unit of x, not 0.
+    contrast: relative permittivity less 1 per unit of x, > 0.
     Raises `ObservationError` on values out of range, NaN, and units that do not convert.
     """
 

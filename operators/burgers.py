@@ -4,8 +4,8 @@
 
 Burgers 1948, doi:10.1016/S0065-2156(08)70100-5. The smallest of the flows here, with a closed form
 (Hopf 1950; Cole 1951): good for tests and teaching. Pseudo-spectral, the products' upper third of
-modes removed; Crank-Nicolson for viscosity, Heun's method for the rest. Each item of a batch has
-the time step that its own speed asks for: at most `COURANT` points are crossed in one.
+modes removed, in exponential steps of third order (`operators._evolution`). Each item of a batch
+has the time step that its own speed asks for: at most `COURANT` points are crossed in one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from operators import _parameters
-from operators._evolution import evolve, heun, in_groups, steps_needed
+from operators._evolution import evolve, exponential, in_groups, steps_needed
 from operators.base import ForwardOperator
 from operators.errors import ObservationError
 
@@ -85,10 +85,8 @@ class Burgers(ForwardOperator):
 
     def _after(self, x: Tensor, steps: int) -> Tensor:
         """The velocity at the points seen, after `steps` equal steps."""
-        h, decay = self.duration / steps, self._table("_decay", x)
-        (spectrum,), _ = evolve(
-            lambda _, now: (heun(now[0], h, decay, self._tendency),), (torch.fft.rfft(x),), steps
-        )
+        step = exponential(self._decay, self.duration / steps, self._tendency, x)
+        (spectrum,), _ = evolve(lambda _, now: (step(now[0]),), (torch.fft.rfft(x),), steps)
         velocity: Tensor = torch.fft.irfft(spectrum, n=self.points)
         return velocity[:, :: self.subsampling].contiguous()
 

@@ -60,7 +60,7 @@ class Inpainting(LinearOperator):
         elif _parameters.choice("kind", self.kind, kinds) == "array":
             raise ObservationError("kind 'array' needs keep, a boolean array of pixels seen")
         set_(self, "fraction", _parameters.number("fraction", self.fraction, above=0, below=1))
-        set_(self, "seed", int(_parameters.number("seed", self.seed, at_least=0)))
+        set_(self, "seed", _parameters.whole("seed", self.seed, at_least=0))
         if self.box is not None:
             set_(self, "box", self._checked_box(self.box))
         if not self._kept.any():
@@ -112,10 +112,10 @@ class Inpainting(LinearOperator):
     def _checked_box(self, box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
         height, width = self.shape
         try:
-            y, x, h, w = (int(n) for n in box)
+            y, x, h, w = (_parameters.whole("box", n, at_least=0) for n in box)
         except (TypeError, ValueError) as error:
             raise ObservationError(f"box is {box!r}; needed (y, x, height, width)") from error
-        if min(y, x) < 0 or min(h, w) < 1 or y + h > height or x + w > width:
+        if min(h, w) < 1 or y + h > height or x + w > width:
             raise ObservationError(
                 f"box (y, x, height, width) = {(y, x, h, w)} leaves the image {self.shape}"
             )

@@ -80,6 +80,13 @@ def _bicgstab(product: Callable[[Tensor], Tensor], b: Tensor, tolerance: float) 
 
     Warns where that is not reached; a field that is not finite is NaN.
     """
+    size = b.abs().amax((-2, -1), keepdim=True)  # squares of small fields would underflow
+    size = torch.where(size > 0, size, 1.0)
+    return size * _unit_bicgstab(product, b / size, tolerance)
+
+
+def _unit_bicgstab(product: Callable[[Tensor], Tensor], b: Tensor, tolerance: float) -> Tensor:
+    """u of `_bicgstab` for fields of size 1."""
     u = torch.zeros_like(b)
     r = p = b
     shadow = b.conj()

@@ -1,6 +1,7 @@
 """Magnetic resonance imaging with several coils: y_j = M F (S_j x).
 
-F is the unitary Fourier transform with the zero frequency in the centre, S_j the complex
+F is the unitary Fourier transform with x and the zero frequency about the centre, as scanners give
+it (pixel (H // 2, W // 2) is the origin of both), S_j the complex
 sensitivity of coil j, with sum_j |S_j|^2 = 1 everywhere, M the k-space samples taken (Pruessmann et
 al. 1999, SENSE, doi:10.1002/(SICI)1522-2594(199911)42:5<952::AID-MRM16>3.0.CO;2-S). Complex numbers
 are pairs (real, imaginary) on a trailing axis of 2; Gaussian noise of standard deviation sigma on
@@ -113,12 +114,14 @@ class MRI(LinearOperator):
 
     def _apply(self, x: Tensor) -> Tensor:
         image = torch.view_as_complex(x.contiguous()) if len(self.shape) == 3 else x
-        seen = torch.fft.fft2(self._table("_maps", x) * image[:, None], norm="ortho")
-        return torch.view_as_real(torch.fft.fftshift(seen, dim=(-2, -1)) * self._table("_mask", x))
+        seen = torch.fft.ifftshift(self._table("_maps", x) * image[:, None], dim=(-2, -1))
+        seen = torch.fft.fftshift(torch.fft.fft2(seen, norm="ortho"), dim=(-2, -1))
+        return torch.view_as_real(seen * self._table("_mask", x))
 
     def _apply_adjoint(self, y: Tensor) -> Tensor:
         taken = torch.view_as_complex(y.contiguous()) * self._table("_mask", y)
         images = torch.fft.ifft2(torch.fft.ifftshift(taken, dim=(-2, -1)), norm="ortho")
+        images = torch.fft.fftshift(images, dim=(-2, -1))
         image = (self._table("_maps", y).conj() * images).sum(1)
         return torch.view_as_real(image) if len(self.shape) == 3 else image.real
 

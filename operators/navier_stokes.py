@@ -4,9 +4,10 @@
     laplacian psi = -w,    on the periodic square [0, 2 pi]^2
 
 Kolmogorov flow, as in Kochkov et al. 2021, arXiv:2102.01010, without its drag. Pseudo-spectral,
-the products' upper third of modes removed (Orszag 1971); Crank-Nicolson for viscosity and Heun's
-method for the rest. Each item of a batch has the time step that its own speed asks for: at most
-`COURANT` pixels are crossed in a step by the flow that x sets off and the forcing adds.
+the products' upper third of modes removed (Orszag 1971), in exponential steps of third order
+(`operators._evolution`). Each item of a batch has the time step that its own speed asks for: at
+most `COURANT` pixels are crossed in a step, along both axes together, by the flow that x sets off
+and the forcing adds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from operators import _parameters
-from operators._evolution import evolve, heun, in_groups, steps_needed
+from operators._evolution import evolve, exponential, in_groups, steps_needed
 from operators.base import ForwardOperator
 from operators.errors import ObservationError
 
@@ -35,7 +36,7 @@ FORCED_MODE = 4  # waves of the forcing along y
 class NavierStokes(ForwardOperator):
     """Vorticity after `duration` of vorticity fields `(H, W)` on [0, 2 pi]^2; arrays are [y, x].
 
-    shape: (H, W), x_shape, both even and at least 4.
+    shape: (H, W), x_shape, both even and at least 4; H > 8 where there is forcing.
     reynolds: 1 / viscosity, > 0. forcing: F. duration: T > 0.
     subsampling: every how many-th pixel is seen along each axis; divides H and W.
     steps: of time; None: as many as each item needs.
@@ -68,6 +69,11 @@ class NavierStokes(ForwardOperator):
                 f"shape is {self.shape}; needed even sizes of at least 4, multiples of "
                 f"subsampling = {self.subsampling}"
             )
+        if self.forcing and self.shape[0] <= 2 * FORCED_MODE:
+            raise ObservationError(
+                f"shape is {self.shape}; needed more than {2 * FORCED_MODE} rows to hold the "
+                f"forcing's {FORCED_MODE} waves, or forcing = 0"
+            )
 
     @classmethod
     def default(cls, x_shape: tuple[int, ...]) -> Self:
@@ -90,10 +96,8 @@ class NavierStokes(ForwardOperator):
 
     def _after(self, x: Tensor, steps: int) -> Tensor:
         """The vorticity at the pixels seen, after `steps` equal steps."""
-        h, decay = self.duration / steps, self._table("_decay", x)
-        (spectrum,), _ = evolve(
-            lambda _, now: (heun(now[0], h, decay, self._tendency),), (torch.fft.rfft2(x),), steps
-        )
+        step = exponential(self._decay, self.duration / steps, self._tendency, x)
+        (spectrum,), _ = evolve(lambda _, now: (step(now[0]),), (torch.fft.rfft2(x),), steps)
         field: Tensor = torch.fft.irfft2(spectrum, s=self.shape)
         return field[:, :: self.subsampling, :: self.subsampling].contiguous()
 
@@ -109,7 +113,7 @@ class NavierStokes(ForwardOperator):
         """Pixels that the fastest flow of each item crosses in the whole time, (B,)."""
         with torch.no_grad():
             flow = torch.fft.rfft2(x)[:, None] * self._table("_to_fields", x)[:2]
-            speed: Tensor = torch.fft.irfft2(flow, s=self.shape).abs().amax((1, 2, 3))
+            speed: Tensor = torch.fft.irfft2(flow, s=self.shape).abs().sum(1).amax((1, 2))
         pushed = abs(self.forcing) / FORCED_MODE * self.duration
         return (speed + pushed) * self.duration * max(self.shape) / (2 * math.pi)
 

@@ -45,7 +45,8 @@ class Tomography(LinearOperator):
     angles: (views,) radians, where they are others.
     detectors: elements of the detector; None: as many as see the whole image.
     spacing: of the elements, mm, > 0. pixel_size: of x, mm, > 0.
-    source_distance, detector_distance: D_s and D_d of a fan beam, mm; None: twice the image's
+    source_distance, detector_distance: D_s and D_d of a fan beam, whose rays cross the whole image
+        wherever the detector stands (0: through the centre), mm; None: twice the image's
         diagonal, and once. The source must lie outside the image.
     Raises `ObservationError` on values out of range.
     """

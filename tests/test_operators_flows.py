@@ -65,10 +65,25 @@ def test_turbulence_is_that_of_another_integrator() -> None:
     np.testing.assert_allclose(after(own, SWIRL), theirs.reshape(16, 16), atol=0.02)
 
 
-def test_flow_is_second_order_in_time() -> None:
+def test_flow_is_third_order_in_time() -> None:
     found = [after(NavierStokes((16, 16), steps=n), SWIRL) for n in (20, 40, 80, 640)]
     errors = [float(np.abs(f - found[-1]).max()) for f in found[:-1]]
-    np.testing.assert_allclose(orders(errors), 2, atol=0.15)
+    np.testing.assert_allclose(orders(errors), 3, atol=0.15)
+
+
+def test_fast_flows_are_followed_in_the_steps_that_they_ask_for() -> None:
+    """Vorticity of 40, whose finest modes an explicit step may well blow up."""
+    a, exact = NavierStokes((16, 16)), NavierStokes((16, 16), steps=2000)
+    found = after(a, 12 * SWIRL)
+    np.testing.assert_allclose(found, after(exact, 12 * SWIRL), atol=0.02 * np.abs(found).max())
+
+
+@pytest.mark.parametrize("points", [128, 512])
+def test_the_finest_waves_die_as_viscosity_says(points: int) -> None:
+    """However stiff they are: of k = 63 exp(-nu k^2 T) is 1e-172."""
+    k = points // 2 - 1
+    wave = 0.02 * np.cos(k * np.arange(points) * (2 * math.pi / points))
+    assert np.abs(after(Burgers(points, subsampling=1), wave)).max() < 1e-5
 
 
 def hopf_cole(x: float, viscosity: float, duration: float) -> float:
@@ -82,15 +97,15 @@ def hopf_cole(x: float, viscosity: float, duration: float) -> float:
     return float(top / quad(weight, x - span, x + span, limit=200)[0])
 
 
-def test_steepening_wave_is_hopf_and_coles_and_second_order_in_time() -> None:
+def test_steepening_wave_is_hopf_and_coles_and_third_order_in_time() -> None:
     x = np.sin(np.arange(128) * (2 * math.pi / 128))
     exact = np.array([hopf_cole(2 * math.pi * i / 16, 0.1, 1.5) for i in range(16)])
     errors = [
         float(np.abs(after(Burgers(128, 0.1, 1.5, 8, steps), x) - exact).max())
-        for steps in (50, 100, 200)
+        for steps in (12, 24, 48)
     ]
-    assert errors[-1] < 1e-4
-    np.testing.assert_allclose(orders(errors), 2, atol=0.1)
+    assert errors[-1] < 1e-5
+    np.testing.assert_allclose(orders(errors), 3, atol=0.25)
 
 
 def test_laplacian_is_fourth_order() -> None:

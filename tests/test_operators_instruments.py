@@ -96,7 +96,8 @@ def test_one_coil_and_all_of_k_space_is_the_unitary_transform() -> None:
     point = torch.zeros(1, 6, 5, dtype=torch.float64)
     point[0, 2, 1] = 1.0
     ky, kx = np.arange(6) - 3, np.arange(5) - 2
-    wave = np.exp(-2j * np.pi * (ky[:, None] * 2 / 6 + kx * 1 / 5)) / math.sqrt(30)
+    # the origin of x is pixel (3, 2), as that of k-space is
+    wave = np.exp(-2j * np.pi * (ky[:, None] * (2 - 3) / 6 + kx * (1 - 2) / 5)) / math.sqrt(30)
     phase = coil_maps(1, (6, 5))[0, 2, 1]
     np.testing.assert_allclose(torch.view_as_complex(a(point)[0, 0]), phase * wave, atol=1e-12)
 

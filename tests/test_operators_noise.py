@@ -314,6 +314,17 @@ def test_shapes_that_do_not_fit_are_named() -> None:
         Gaussian(1.0).log_prob(y.T, mean)
 
 
+def test_a_rare_outlier_of_student_s_law_has_a_finite_deviate() -> None:
+    """Tails whose probability is below the least number, against mpmath's: 1e6 has almost none."""
+    u = torch.tensor([[38.0, 1e6]], dtype=torch.float64)
+    for dof, exact in ((1e6, 37.98628), (100.0, 47.9526221)):
+        noise = StudentT(dof, 2.0)
+        found = noise.whitened(2 * u, 0 * u)
+        assert float(found[0, int(dof == 100)]) == pytest.approx(exact, rel=1e-6)
+    normal = StudentT(1e15, 1.0).log_prob(torch.zeros(1, 1), torch.zeros(1, 1))
+    assert float(normal) == pytest.approx(-math.log(2 * math.pi) / 2)
+
+
 def test_chi2_of_faint_counts_is_no_sharp_check() -> None:
     """The truth itself keeps the certificate's bound, masked or not, where most rates are tiny."""
     generator = torch.Generator().manual_seed(0)

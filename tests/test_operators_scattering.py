@@ -76,6 +76,14 @@ def test_transmitters_and_receivers_can_change_places() -> None:
     np.testing.assert_allclose(found, found.T, rtol=1e-9, atol=1e-12)
 
 
+def test_small_fields_scatter_as_large_ones_do() -> None:
+    """In float32 the squares of 1e-30 are zero."""
+    a, x = InverseScattering((6, 6), 2, 3, pixel_size=1.0), torch.rand(1, 6, 6)
+    jacobian = a.linearise(x)[1]
+    v = torch.randn(1, *a.y_shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(1e30 * jacobian.adjoint(1e-30 * v), jacobian.adjoint(v))
+
+
 def test_nothing_scatters_nothing_and_too_strong_a_contrast_is_told() -> None:
     a = InverseScattering((6, 6), 2, 3, pixel_size=1.0)
     x = torch.zeros(1, 6, 6, dtype=torch.float64, requires_grad=True)

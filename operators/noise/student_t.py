@@ -18,13 +18,17 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
-from scipy.special import ndtri, stdtr
+from scipy.special import ndtri, ndtri_exp, stdtr
 from torch import Tensor
 
 from operators.noise.base import Pixelwise
 
 __all__ = ["StudentT"]
+
+LARGE_DOF = 1e6
+TINY = 1e-290  # probability
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +75,12 @@ class StudentT(Pixelwise):
     def _log_density(self, y: Tensor, mean: Tensor) -> Tensor:
         dof, scale = self._given(mean)
         u = (y - mean) / scale
-        normaliser = torch.lgamma((dof + 1) / 2) - torch.lgamma(dof / 2)
+        # of a large dof the difference cancels: its series leaves 1e-19 there
+        normaliser = torch.where(
+            dof > LARGE_DOF,
+            (dof / 2).log() / 2 - 1 / (4 * dof),
+            torch.lgamma((dof + 1) / 2) - torch.lgamma(dof / 2),
+        )
         normaliser = normaliser - (math.pi * dof * scale**2).log() / 2
         return normaliser - (dof + 1) / 2 * torch.log1p(u**2 / dof)
 
@@ -87,8 +96,14 @@ class StudentT(Pixelwise):
         return (dof + 1) / (dof * scale**2 + (y - mean) ** 2)
 
     def _whitened(self, y: Tensor, mean: Tensor) -> Tensor:
-        dof, scale = (a.cpu() for a in self._given(mean))
-        u = ((y - mean).detach().cpu() / scale).numpy()
+        device, y, mean = mean.device, y.detach().cpu(), mean.detach().cpu()
+        freedom, scale = self._given(mean)
+        u, dof = ((y - mean) / scale).numpy(), freedom.numpy()
         # by the lower tail alone, whose probabilities are exact however rare
-        rare = torch.from_numpy(-ndtri(stdtr(dof.numpy(), -abs(u))))
-        return torch.copysign(rare, torch.from_numpy(u)).to(mean.device)
+        low, size = stdtr(dof, -abs(u)), abs(u)
+        with np.errstate(divide="ignore"):
+            # beyond the least number the tail is density times width, to a share of dof / u^2
+            log_density = self._log_density(y, mean) + scale.log()
+            far = log_density.numpy() + np.log1p(size**2 / dof) - np.log(size)
+            rare = np.where(low > TINY, -ndtri(low), -ndtri_exp(far))
+        return torch.copysign(torch.from_numpy(rare), torch.from_numpy(u)).to(device)
