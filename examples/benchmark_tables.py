@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,8 @@ def section(
     sizes = [row["name"] for repeats in rows.values() for row in repeats if ":" in row["name"]]
     if sizes:
         lines.append("\nTuned: " + ", ".join(dict.fromkeys(sizes)))
-    lines.append("\nVerdicts: " + "; ".join(f"**{m}** {r[0]['verdict']}" for m, r in rows.items()))
+    heads = (f"**{m}** {re.split('[:(]', r[0]['verdict'])[0].strip()}" for m, r in rows.items())
+    lines.append("\nVerdicts: " + "; ".join(heads))
     brief = [
         " ".join(
             [

@@ -26,10 +26,9 @@ PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et a
 FEWEST = 25  # weights whose largest fifth has a shape
 ALIKE = 1e-9  # relative spread of weights that is rounding
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
-ISLAND_SPREAD = 0.3  # nats, up to which they agree; more is the mark of mass that some have lost
 MIN_ESS = 20.0  # below it a few samples would stand for all
-# ESS of n corrected samples that is trusted, as a share of n: m exact draws lie sqrt(n / m) times
-# as far from the posterior as n, and 3 times as far is the most that the word may stand for
+# of n corrected samples, or of particles, that must be worth exact draws: m of these lie
+# sqrt(n / m) times as far from the posterior as n, and the word may stand for 3 times as far
 TRUSTED_SHARE = 1 / 9
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
 
@@ -186,7 +185,7 @@ def judgement(
     std: of log Z among the islands of SMC, or of log w.
     """
     if island > 1 and ess is not None:
-        return _island_verdict(std, max(n // island, 1))
+        return _island_verdict(std, max(n // island, 1), island)
     if ess is None and n > 1:
         return "no statement: this sampler has no path density, only its fit to the data is known"
     if k is None or ess is None:
@@ -207,14 +206,22 @@ def judgement(
     )
 
 
-def _island_verdict(spread: float | None, islands: int) -> str:
-    """Return the sentence on particles of SMC, whose last weights say little of what was lost."""
-    wanted = f"at most {ISLAND_SPREAD:g} nat over {MIN_ISLANDS} or more is wanted"
-    if spread is None or islands < MIN_ISLANDS or spread > ISLAND_SPREAD:
-        found = "is unknown" if spread is None else f"is {spread:.2g} nats"
+def _island_verdict(spread: float | None, islands: int, size: int) -> str:
+    """Return the sentence on particles of SMC, whose last weights say little of what was lost.
+
+    Islands whose Z scatter by a share s settle what differs among them as well as islands / s^2
+    exact draws do: these must be a share of the particles.
+    """
+    limit = 1 / math.sqrt(TRUSTED_SHARE * size)
+    if spread is None or islands < MIN_ISLANDS:
         return (
-            f"approximate: the spread of log Z over {islands} islands of particles {found}, "
-            f"{wanted}: draw more samples, or train longer"
+            f"approximate: {islands} island(s) of {size} particles are too few to tell the error "
+            f"of log Z: draw {MIN_ISLANDS * size} samples or more"
+        )
+    if spread > limit:
+        return (
+            f"approximate: the spread of log Z over {islands} islands of particles is "
+            f"{spread:.2g} nats, at most {limit:.2g} is wanted: train longer, or take more steps"
         )
     return f"trust: {islands} islands of particles agree on log Z within {spread:.2f} nats"
 

@@ -51,11 +51,15 @@ def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> N
     rng = np.random.default_rng(3)
     even = rng.normal(0, 0.1, 128)
     assert certify(scored(even, island=16)).verdict.startswith("trust: 8 islands")
-    apart = even + np.repeat(rng.normal(0, 0.7, 8), 16)
+    apart = even + np.repeat(rng.normal(0, 0.9, 8), 16)
     assert "8 islands of particles is" in certify(scored(apart, island=16)).verdict
-    assert certify(scored(even, island=64)).verdict.startswith("approximate")
+    assert "draw 256 samples or more" in certify(scored(even, island=64)).verdict
     alone = certify(scored(even, island=128))
-    assert "is unknown" in alone.verdict and alone.elbo_se is None and alone.eubo is None
+    assert "1 island(s) of 128" in alone.verdict and alone.elbo_se is None and alone.eubo is None
+    # as far apart, large islands are worth a lesser share of their particles
+    wide = np.repeat(np.array([-0.2, 0.2] * 4), 1024)
+    assert certify(scored(wide, island=1024)).verdict.startswith("approximate")
+    assert certify(scored(wide[::64], island=16)).verdict.startswith("trust")
     single = certify(scored(even), gaps=np.full(4, 5.0))
     assert carried(single, alone).eubo == single.eubo
     assert carried(None, alone) is alone
