@@ -140,7 +140,7 @@ def certify(
         pareto_k=k,
         chi2_per_pixel=fit,
         chi2_expected=1.0,
-        verdict=wrong or judgement(n, ess, k, gap, std, island),
+        verdict=wrong or judgement(n, ess, k, gap, std, island, worthwhile(scores)),
         gap=gap,
         gap_se=gap_se,
         gap_start=gap_start,
@@ -172,6 +172,26 @@ def log_mean_se(log_w: Array) -> float | None:
     return float(weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights)))
 
 
+def worthwhile(scores: Scores) -> bool:
+    """Return whether path weights move the sketch of samples by more than resampling blurs it.
+
+    Of its means and squares: the squared shift by the weights, less what chance alone makes of it,
+    against the variance that weighted means have beyond those of all samples.
+    """
+    log_w, sketch = scores.log_weight, scores.sketch
+    w = np.exp(log_w - log_w.max())
+    w /= w.sum()
+    unit = (sketch - sketch.mean(0)) / np.maximum(sketch.std(0), np.finfo(float).tiny)
+    features = np.concatenate([unit, unit**2], 1)
+    apart = features - features.mean(0)
+    extra = w - 1 / len(w)
+    shift = extra @ apart
+    bias = shift**2 - extra**2 @ apart**2
+    blur = w**2 @ (apart - shift) ** 2 - np.square(apart).mean(0) / len(w)
+    scale = np.maximum(apart.var(0), np.finfo(float).tiny)
+    return bool((bias / scale).mean() > (blur / scale).mean())
+
+
 def judgement(
     n: int,
     ess: float | None,
@@ -179,10 +199,12 @@ def judgement(
     gap: float | None,
     std: float | None = None,
     island: int = 1,
+    mends: bool = False,
 ) -> str:
     """Return one sentence on samples that fit: trust, use corrected samples or approximate.
 
-    std: of log Z among the islands of SMC, or of log w.
+    std: of log Z among the islands of SMC, or of log w. mends: correction is `worthwhile`, so that
+    even weights are no sign of samples that need none.
     """
     if island > 1 and ess is not None:
         return _island_verdict(std, max(n // island, 1), island)
@@ -190,7 +212,7 @@ def judgement(
         return "no statement: this sampler has no path density, only its fit to the data is known"
     if k is None or ess is None:
         return f"no statement: {n} samples are too few to judge their weights; draw at least 25"
-    if ess > 0.5 * n and reliable(ess, k):
+    if ess > 0.5 * n and reliable(ess, k) and not mends:
         return f"trust: path weights are almost even (ESS {ess / n:.0%} of {n}, Pareto k {k:.2f})"
     if reliable(ess, k):
         return (

@@ -1,7 +1,7 @@
 """Correction of samples by their path weights: importance resampling and sequential Monte Carlo.
 
     psis   samples are drawn again in proportion to w, the largest weights smoothed; by default
-           only where this mends more than it blurs (`worthwhile`)
+           only where this mends more than it blurs (`certificate.worthwhile`)
     smc    particles that walk the chain together are drawn again on the way, in proportion to
            w(tau up to t) exp psi_t,   psi_t = log N(y; A x(zhat_0), A R A^T + Sigma) + constant
 
@@ -51,25 +51,6 @@ def smoothed(log_w: Array) -> Array:
     out = log_w.copy()
     out[order[-count:]] = np.minimum(top + np.log(np.exp(cut - top) + excess), top)
     return out
-
-
-def worthwhile(log_w: Array, sketch: Array) -> bool:
-    """Return whether log weights (n,) move a sketch (n, K) of samples by more than they blur it.
-
-    Of its means and squares: the squared shift by the weights, less what chance alone makes of it,
-    against the variance that weighted means have beyond those of all samples.
-    """
-    w = np.exp(log_w - log_w.max())
-    w /= w.sum()
-    unit = (sketch - sketch.mean(0)) / np.maximum(sketch.std(0), np.finfo(float).tiny)
-    features = np.concatenate([unit, unit**2], 1)
-    apart = features - features.mean(0)
-    extra = w - 1 / len(w)
-    shift = extra @ apart
-    bias = shift**2 - extra**2 @ apart**2
-    blur = w**2 @ (apart - shift) ** 2 - np.square(apart).mean(0) / len(w)
-    scale = np.maximum(apart.var(0), np.finfo(float).tiny)
-    return bool((bias / scale).mean() > (blur / scale).mean())
 
 
 def systematic(weights: Array, offset: float) -> NDArray[np.int64]:

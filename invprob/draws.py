@@ -26,8 +26,9 @@ from invprob.certificate import (
     judgement,
     misfit,
     reliable,
+    worthwhile,
 )
-from invprob.correction import Islands, resample, worthwhile
+from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Progress, Propose, batches, rollout
 from operators.errors import NumericalError, ObservationError, UnknownName
@@ -169,7 +170,7 @@ def corrected(
     few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
     evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}" if trusted else ""
     if how == "auto":
-        mends = trusted and (not draws.fits or worthwhile(draws.log_weight, draws.sketch))
+        mends = trusted and (not draws.fits or worthwhile(draws))
         how = "psis" if mends else "none"
         if trusted and not mends and not known.verdict.startswith("trust"):
             word = "trust: correction would blur the samples by more than it would mend them"

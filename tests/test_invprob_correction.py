@@ -10,14 +10,15 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
-from invprob.certificate import certify, log_mean
-from invprob.correction import Islands, resample, smoothed, systematic, worthwhile
+from invprob.certificate import certify, log_mean, worthwhile
+from invprob.correction import Islands, resample, smoothed, systematic
 from invprob.draws import Draws, corrected
 from invprob.policy import Guided
 from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import rollout
 from invprob.twins import Twins
 from priors.process import generators
+from tests.conftest import scored
 from tests.test_invprob_rtb import linear_gaussian
 
 
@@ -105,11 +106,26 @@ def test_correction_is_worthwhile_where_it_brings_means_nearer() -> None:
         chosen = []
         for _ in range(20):
             x, beside = rng.normal(size=(1000, 4)), rng.normal(size=1000)
-            chosen.append(worthwhile(shift * x.sum(1) + beside, x))
+            chosen.append(moves(shift * x.sum(1) + beside, x))
         found[shift] = np.mean(chosen)
     assert found[0.0] <= 0.1 and found[0.02] <= 0.3 and found[0.5] == 1
-    assert not worthwhile(np.zeros(50), rng.normal(size=(50, 4)))
-    assert not worthwhile(rng.normal(size=50), np.ones((50, 4)))
+    assert not moves(np.zeros(50), rng.normal(size=(50, 4)))
+    assert not moves(rng.normal(size=50), np.ones((50, 4)))
+
+
+def test_even_weights_are_no_trust_in_samples_that_they_would_move() -> None:
+    """N(0, 1) samples of N(.5, 1), fourteen floors off: the ESS of 1000 is 780."""
+    x = np.random.default_rng(0).normal(size=1000)
+    log_w = 0.5 * x - 0.125
+    known = certify(replace(scored(log_w), sketch=x[:, None]))
+    assert known.ess is not None and known.ess > 700
+    assert known.verdict.startswith("use corrected samples")
+    beside = np.random.default_rng(1).normal(size=(1000, 1))
+    assert certify(replace(scored(log_w), sketch=beside)).verdict.startswith("trust")
+
+
+def moves(log_w: np.ndarray, sketch: np.ndarray) -> bool:
+    return worthwhile(replace(scored(log_w), sketch=sketch))
 
 
 @pytest.mark.slow
