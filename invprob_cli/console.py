@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -101,14 +102,19 @@ def measured(value: float, error: float | None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def ending(wrote: Sequence[Path], figure: str, following: str) -> None:
-    """Print how every command ends: what was written, the one figure, the next command."""
+def line(*words: object) -> str:
+    """Return words as a shell reads them: those with a space or the like are quoted."""
+    return shlex.join(map(str, words))
+
+
+def ending(wrote: Sequence[Path], figure: str, *following: object) -> None:
+    """Print how every command ends: what was written, the one figure, the next command's words."""
     for path in wrote:
         say(f"wrote {path}")
     if figure:
         say(figure)
     if following:
-        say(f"next: {following}")
+        say(f"next: {line(*following)}")
 
 
 @contextmanager

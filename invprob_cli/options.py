@@ -63,10 +63,18 @@ TUNED = "tuned on simulated twins: what their names say of a step size"
 Config = TypeVar("Config")
 
 
-def own_code(operator: str | None, prior: str | None) -> str:
+def own_code(operator: str | None, prior: str | None) -> list[str]:
     """Return the options that name the user's own code, which no file is trusted to name."""
-    named = {"operator": operator, "prior": prior}
-    return "".join(f" --{kind} {name}" for kind, name in named.items() if name and ":" in name)
+    named = {"--operator": operator, "--prior": prior}
+    own = {option: name for option, name in named.items() if name and ":" in name}
+    return [word for pair in own.items() for word in pair]
+
+
+def selection(run: Path) -> list[str]:
+    """Return the option that picks this run, none where it is the latest of the default folder."""
+    latest = Path("runs", "latest")
+    newest = latest.read_text().strip() if latest.is_file() else ""
+    return [] if run == Path("runs", newest) else ["--run", str(run)]
 
 
 def use_threads(wanted: int | None) -> int:

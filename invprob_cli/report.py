@@ -52,7 +52,8 @@ def report(
     if as_json:
         console.document(found)
         return
-    console.ending([file], f"{opened.name}: {facts['verdict']}", f"open {file} in a browser")
+    shown = ("python", "-m", "webbrowser", file.resolve().as_uri())
+    console.ending([file], f"{opened.name}: {facts['verdict']}", *shown)
 
 
 def page(folder: Path) -> tuple[str, dict[str, Any]]:

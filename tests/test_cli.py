@@ -5,21 +5,25 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from invprob.observation import Observation
 from invprob.rtb import Trainer
 from invprob_cli import compare, options
 from invprob_cli.certificate import PROMISED
 from invprob_cli.compare import split_methods
+from invprob_cli.main import app
 from operators.errors import UnknownName
 from tests.conftest import document, invoke, refused
 
@@ -36,7 +40,66 @@ def folder(folder: Path) -> Path:
     shown = invoke(f"train --operator denoising --obs obs.h5 --name whole {SMALL} --threads 1")
     assert "next: invprob sample --n 64" in shown.stdout
     assert "Certificate" in shown.stdout
+    for name, key, value in (("away", "prior", "my digits"), ("holes", "data", np.nan)):
+        invoke(f"{SIMULATE} --out {name}.h5")
+        with h5py.File(f"{name}.h5", "a") as file:
+            if key == "prior":
+                file.attrs["prior"] = value
+            else:
+                file["data"][0, 0] = value
     return folder
+
+
+def run_words(words: Sequence[object]) -> list[str]:
+    """Run a command, given as words; return those of the next command."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    following = next(line for line in result.stdout.splitlines() if line.startswith("next: "))
+    return shlex.split(following)[2:]
+
+
+def test_next_commands_work_as_they_are(folder: Path) -> None:
+    """Own code is named again, and what has a space is one word."""
+    mine = folder / "my work"
+    mine.mkdir()
+    (mine / "own.py").write_text("def draw(z):\n    return 2 * z\n\n\ndraw.z_shape = (6,)\n")
+    prior, obs, runs = f"{mine}/own.py:draw", mine / "six.h5", mine / "runs"
+    made = ["simulate", "--operator", "denoising", "--prior", prior, "--out", obs]
+    train = run_words(made)
+    assert run_words(["inspect", obs]) == train
+    train += [*SMALL.split(), "--out", str(runs), "--name", "six"]
+    before = Path("runs/latest").read_text()
+    compare_ = run_words(run_words([*train, "--threads", 1]))
+    assert compare_[-4:] == ["--run", str(runs / "six"), "--prior", prior]
+    assert run_words([*compare_, "--n", 4])[0] == "sample"
+    for looked_at in (["inspect", runs / "six"], ["runs", "--runs", runs]):
+        assert run_words(looked_at) == [
+            "sample",
+            "--n",
+            "64",
+            "--run",
+            str(runs / "six"),
+            *compare_[-2:],
+        ]
+    assert run_words(["inspect", runs / "six" / "posterior.h5"]) == compare_
+    joined = ["compare", "--obs", obs, "--prior", prior.replace("/my", "/./my"), "--runs", runs]
+    assert "--run" in run_words([*joined, "--baselines", "none", "--n", 4])
+    (runs / "six" / "posterior.json").unlink()
+    assert run_words(["inspect", runs / "six"])[:3] == ["train", "--resume", str(runs / "six")]
+    assert Path("runs/latest").read_text() == before
+
+
+def test_samples_of_other_data_by_one_name_are_kept_apart(folder: Path) -> None:
+    for name, seed in (("a", 7), ("b", 8)):
+        Path(name).mkdir()
+        invoke(f"{SIMULATE.replace('--seed 3', f'--seed {seed}')} --out {name}/same.h5")
+    small = "sample --run whole --n 4 --obs"
+    first, second = (Path(document(f"{small} {name}/same.h5")["file"]) for name in "ab")
+    assert first.name == "same-posterior.h5" and second.name.startswith("same-") and second != first
+    assert document(f"{small} b/same.h5")["file"] == str(second)
+    shown = invoke(f"{small} b/same.h5")
+    assert "is of other data" in shown.stderr
+    assert "next: invprob compare --baselines dps --run runs/whole --obs b/same.h5" in shown.stdout
 
 
 def test_simulate_is_reproducible_and_draws_a_figure(folder: Path) -> None:
@@ -159,11 +222,15 @@ def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
     assert [row["name"] for row in joined["methods"]] == ["rtb"]
     invoke(f"{SIMULATE} --out other.h5 --noise 0.3")
     table = invoke("compare --obs other.h5 --baselines copaint:steps=3 --n 4").stdout
-    alone = json.loads(Path("other-compare/compare.json").read_text())
+    kept = Path("other-compare/compare.json")
+    alone = json.loads(kept.read_text())
     assert [row["name"] for row in alone["methods"]] == ["copaint:steps=3"]
     assert "not defined" in table
     assert "next: invprob train --obs other.h5" in table
-    assert "another observation" in invoke("compare --obs other.h5 --run whole", 2).stderr
+    shown = invoke("compare --obs other.h5 --run whole --baselines none --n 4")
+    assert "another observation" in shown.stderr
+    assert [row["name"] for row in json.loads(kept.read_text())["methods"]] == ["rtb"]
+    assert "next: invprob sample --n 256 --run runs/whole --obs other.h5" in shown.stdout
 
 
 def test_lists_name_what_there_is(folder: Path) -> None:
@@ -218,7 +285,11 @@ def test_doctor_is_content_here() -> None:
         ("train --obs obs.h5 --set replay=0.95", 3, "it needs at least 2"),
         ("train --obs obs.h5 --quality best", 2, "choose draft, default, high"),
         ("train --obs obs.h5 --quality high --quick", 2, "give one of them"),
-        ("train --obs obs.h5 --name ../x", 1, "run name '../x' is refused"),
+        ("train --obs obs.h5 --name ../x", 2, "needed the name of one folder"),
+        ("train --obs obs.h5 --amortize nope.toml", 3, "no file 'nope.toml'"),
+        ("train --obs away.h5", 2, "suggests the prior 'my digits', which is not found"),
+        ("check --obs holes.h5", 3, "holes.h5: data has 1 values that are NaN"),
+        ("inspect nowhere", 3, "no file 'nowhere'"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
         # fault_28, fault_41, fault_17, fault_31, fault_45
         ("train --resume whole --paths 5", 1, "train.paths: 4 -> 5"),
