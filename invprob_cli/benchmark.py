@@ -49,7 +49,7 @@ def benchmark(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repeats, from --seed on.")] = 1,
     seed: options.Seed = 0,
     tune: options.Tune = False,
-    settings: options.Settings = None,
+    settings: options.TrainSettings = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: benchmark-<problem>.")
     ] = None,

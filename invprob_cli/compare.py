@@ -108,15 +108,19 @@ def compare(
             for each in range(seed, seed + seeds)
         ]  # fmt: skip
     rows = [averaged(column, seeds) for column in zip(*results, strict=True)]
+    observations = len(results) // seeds
     facts = {
-        "observation": file, "n": n, "runs": len(results), "budget": budget, "tuned": tune,
+        "observation": file, "n": n, "observations": observations, "runs": len(results),
+        "budget": budget, "tuned": tune,
         "methods": rows, "left_out": left_out,
     }  # fmt: skip
     wrote = write(facts, folder, observation.one(0), results[0])
     if as_json:
         console.document(facts)
         return
-    show(rows, n, len(results) // seeds, seeds)
+    show(rows, n, observations, seeds)
+    if any(row["coverage_90"] is None and row["crps"] is not None for row in rows):
+        console.say("coverage is not defined: 90% intervals take at least 19 samples, --n 19")
     for why in left_out.values():
         console.say(f"not run: {why}")
     if tune:
@@ -258,6 +262,8 @@ def write(
         writer.writeheader()
         writer.writerows(rows)
     picture = figures.compare_figure(observation, results)
+    if facts["observations"] > 1:
+        picture.suptitle(f"the first of {facts['observations']} observations", fontsize=10)
     return [document, sheet, figures.save(picture, folder / "figures" / "compare.png")]
 
 

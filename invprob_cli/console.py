@@ -25,7 +25,8 @@ PLAIN_EVERY = 5.0  # seconds between lines of progress where stderr is not a ter
 FEW = 4  # numbers of a list that are shown
 PLAIN_WIDTH = 150  # columns of a table where stdout is not a terminal
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+ON_TERMINAL = sys.stdout is not None and sys.stdout.isatty()  # None: closed by the shell
+out = Console(highlight=False, soft_wrap=True, width=None if ON_TERMINAL else PLAIN_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

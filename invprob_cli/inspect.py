@@ -26,7 +26,9 @@ def inspect(
         console.document(found)
         return
     console.facts_table(found, str(path))
-    console.ending([], "", *following(path, found))
+    bad = found.get("not_finite")
+    said = f"{bad} values are NaN or infinite and not masked: mask them first" if bad else ""
+    console.ending([], said, *following(path, found))
 
 
 def following(path: Path, found: Mapping[str, Any]) -> list[object]:
@@ -67,7 +69,18 @@ def facts_of(path: Path) -> dict[str, Any]:
     file = obs_file.existing_file(path)
     if file.suffix == ".h5" and _format(path) == obs_file.POSTERIOR_FORMAT:
         return posterior_facts(path)
-    return {"kind": "observation", **obs_file.facts(path)}
+    return {"kind": "observation", **obs_file.facts(path), "not_finite": not_finite(path)}
+
+
+def not_finite(path: Path) -> int:
+    """Return how many values of the data are NaN or infinite where the file's mask keeps them."""
+    import numpy as np
+
+    from invprob import obs_file
+
+    stored = obs_file.read(path)
+    kept = True if stored["mask"] is None else ~stored["mask"].astype(bool)
+    return int(np.count_nonzero(~np.isfinite(stored["data"]) & kept))
 
 
 def posterior_facts(path: Path) -> dict[str, Any]:

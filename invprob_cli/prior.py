@@ -66,7 +66,7 @@ def train(
     ] = False,
     unit: Annotated[str | None, typer.Option(help="Unit of the images.")] = None,
     summary: Annotated[str | None, typer.Option(help="What they are, in a line.")] = None,
-    settings: options.Settings = None,
+    settings: options.TrainSettings = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     threads: options.Threads = None,

@@ -129,12 +129,8 @@ def draw_and_write(
         "run": run.name, "operator": observation.name, "prior": posterior.prior_name,
         "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,
     }  # fmt: skip
-    try:
-        with console.progress() as progress:
-            certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
-    except (KeyboardInterrupt, SystemExit):  # SIGINT, SIGTERM
-        console.note("stopped; what was drawn is kept: the same command goes on from there")
-        raise
+    with console.progress() as progress:
+        certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
     seconds, folder = time.monotonic() - begun, run.path / "figures"
     if distributed.rank():
         return certificate, [], seconds

@@ -30,7 +30,9 @@ def train(
     ] = None,
     obs: Annotated[Path | None, typer.Option(help="Observation (obs.h5).")] = None,
     prior: options.PriorName = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", "--runs", help="Folder of the runs.")] = Path(
+        "runs"
+    ),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: by time.")] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.")
@@ -69,7 +71,7 @@ def train(
         str | None,
         typer.Option("--from", metavar="RUN", help="Refine the policy of this run, by RTB alone."),
     ] = None,
-    settings: options.Settings = None,
+    settings: options.TrainSettings = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; default: 0.")
     ] = None,

@@ -6,12 +6,14 @@ import importlib
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
@@ -87,6 +89,31 @@ def test_next_commands_work_as_they_are(folder: Path) -> None:
     (runs / "six" / "posterior.json").unlink()
     assert run_words(["inspect", runs / "six"])[:3] == ["train", "--resume", str(runs / "six")]
     assert Path("runs/latest").read_text() == before
+
+
+def test_inspect_counts_what_is_not_finite(folder: Path) -> None:
+    assert document("inspect holes.h5")["not_finite"] == 1
+    assert document("inspect obs.h5")["not_finite"] == 0
+    assert "1 values are NaN or infinite and not masked" in invoke("inspect holes.h5").stdout
+
+
+def test_a_refined_run_goes_on_without_the_run_that_it_refines(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("runs/whole", "runs/parent")
+    own = "--from parent --rtb-steps 2 --paths 4 --name child --set checkpoint_every=1"
+    invoke(f"train --obs obs.h5 {own}")
+    config = json.loads(Path("runs/child/config.json").read_text())
+    assert config["start"] == str(folder / "runs" / "parent")
+    shutil.rmtree("runs/parent")
+    Path("runs/child/posterior.json").unlink()
+    assert document("train --resume child")["run"] == "child"
+    refused("train --obs obs.h5 --from parent", 1, "no run 'parent'")
+    for checkpoint in Path("runs/child").glob("checkpoint*"):
+        checkpoint.unlink()
+    refused("train --resume child", 1, "parent': it was moved or deleted")
+    shutil.rmtree("runs/child")
+    Path("runs/latest").write_text("whole\n")
 
 
 def test_samples_of_other_data_by_one_name_are_kept_apart(folder: Path) -> None:
@@ -289,7 +316,7 @@ def test_doctor_is_content_here() -> None:
         ("train --obs obs.h5 --amortize nope.toml", 3, "no file 'nope.toml'"),
         ("train --obs away.h5", 2, "suggests the prior 'my digits', which is not found"),
         ("check --obs holes.h5", 3, "holes.h5: data has 1 values that are NaN"),
-        ("inspect nowhere", 3, "no file 'nowhere'"),
+        ("simulate --operator denoising --out /proc/x.h5", 1, "cannot write /proc/x.h5"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
         # fault_28, fault_41, fault_17, fault_31, fault_45
         ("train --resume whole --paths 5", 1, "train.paths: 4 -> 5"),
@@ -408,6 +435,26 @@ def test_help_is_light() -> None:
         f"sys.exit(', '.join(m for m in {HEAVY} if m in sys.modules) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_stop_is_told_and_a_closed_stdout_is_none(folder: Path) -> None:
+    def shell(script: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+
+    closed = shell(f"{sys.executable} -m invprob_cli runs >&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    early = "import sys, os; sys.argv = ['invprob']; import invprob_cli; os.kill(os.getpid(), 2)"
+    begun = shell(f'{sys.executable} -c "{early}"')
+    assert (begun.returncode, begun.stderr) == (130, "")
+    for number, error in ((signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("invprob.run.Run.open", Mock(side_effect=error))
+            said = invoke("sample", 128 + number).stderr
+            assert "interrupted; what was drawn is kept" in said
+            assert "nothing is kept" in invoke("diagnose", 128 + number).stderr
 
 
 def test_fault_40_a_reader_that_has_gone_is_no_error(folder: Path) -> None:
