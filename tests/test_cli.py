@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from invprob.observation import Observation
 from invprob.rtb import Trainer
-from invprob_cli import compare, options
+from invprob_cli import compare, console, options
 from invprob_cli.certificate import PROMISED
 from invprob_cli.compare import split_methods
 from invprob_cli.main import app
@@ -242,6 +242,19 @@ def test_many_methods_have_a_row_each(capsys: pytest.CaptureFixture[str]) -> Non
     cells = {line.split()[0]: line.split()[1] for line in lines if line.strip().startswith("m")}
     assert list(cells) == [f"m{i}" for i in range(7)]
     assert cells["m6"] == "7"
+
+
+@pytest.mark.parametrize("width", [40, 80, 150])
+def test_numbers_of_a_table_are_never_broken(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "width", width)
+    numbers = [[f"{row}.{column:03}e-07 ± 1e-08" for column in range(9)] for row in range(3)]
+    rows = [["a method of some name", *row] for row in numbers]
+    console.table(("", *(f"score {i}" for i in range(9))), rows, "title")
+    shown = capsys.readouterr().out
+    assert all(number in shown for row in numbers for number in row)
+    assert max(map(len, shown.splitlines())) <= width and shown.count("title") == 1
 
 
 def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
