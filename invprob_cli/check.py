@@ -41,14 +41,14 @@ def check(
     from invprob import registry
     from invprob.contract import check_operator
     from invprob.observation import Observation
+    from invprob.posterior import resolve_prior
 
     options.use_threads(threads)
     observation = None
     if obs is not None:
         observation = Observation.read(obs, operator, prior)
         instrument = observation.operator
-        name = prior or observation.prior or instrument.default_prior
-        loaded = load_prior(name, "x".join(map(str, instrument.x_shape)))
+        name, loaded = resolve_prior(observation, prior)
     else:
         cls = registry.operator_class(operator or "")
         name = prior or cls.default_prior

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -114,6 +115,25 @@ def test_a_refined_run_goes_on_without_the_run_that_it_refines(
     refused("train --resume child", 1, "parent': it was moved or deleted")
     shutil.rmtree("runs/child")
     Path("runs/latest").write_text("whole\n")
+
+
+def test_more_of_the_same_is_the_same_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a prior's longer training, and a benchmark with more seeds, were given is kept."""
+    given = "--suite gaussian --methods oracle --n 20 --set ema=0.98 --out scored"
+    again = shlex.join(run_words(["benchmark", *given.split()]))
+    for option in ("--suite gaussian", "--methods oracle", "--n 20", "--set ema=0.98", "--seeds 5"):
+        assert option in again
+    poor = SimpleNamespace(checks=[], passed=False, denoising_error={}, power_ratio={})
+    monkeypatch.setattr("invprob.prior_training.train_prior", lambda *_: poor)
+    given = "--size 32 --pool 64 --held-out 16 --bank 32 --turns --set warmup=3 --unit"
+    train = ["prior", "train", "--data", "digits", "--out", "my prior", *given.split(), "Jy / px"]
+    again = shlex.join(run_words([*train, "--steps", 4]))
+    assert "--out 'my prior-longer'" in again and "--unit 'Jy / px'" in again
+    for option in ("--size 32", "--pool 64", "--held-out 16", "--bank 32", "--steps 8", "--turns"):
+        assert option in again
+    assert "--set warmup=3" in again
 
 
 def test_samples_of_other_data_by_one_name_are_kept_apart(folder: Path) -> None:
@@ -265,7 +285,7 @@ def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
     kept = Path("other-compare/compare.json")
     alone = json.loads(kept.read_text())
     assert [row["name"] for row in alone["methods"]] == ["copaint:steps=3"]
-    assert "not defined" in table
+    assert "not defined" in table and "at least 19 samples" in table
     assert "next: invprob train --obs other.h5" in table
     shown = invoke("compare --obs other.h5 --run whole --baselines none --n 4")
     assert "another observation" in shown.stderr
@@ -283,6 +303,8 @@ def test_lists_name_what_there_is(folder: Path) -> None:
     assert not dps["needs_linear"]
     assert "random_field" in {row["name"] for row in document("priors")}
     assert "whole" in {row["name"] for row in document("runs")}
+    elbo = document("inspect runs/whole")["certificate"]["elbo"]
+    assert f" {elbo:.4g} " in invoke("runs").stdout
     for command in ("operators", "priors", "baselines", "runs"):
         assert "next: invprob" in invoke(command).stdout
 
@@ -328,6 +350,7 @@ def test_doctor_is_content_here() -> None:
         ("train --obs obs.h5 --name ../x", 2, "needed the name of one folder"),
         ("train --obs obs.h5 --amortize nope.toml", 3, "no file 'nope.toml'"),
         ("train --obs away.h5", 2, "suggests the prior 'my digits', which is not found"),
+        ("check --obs away.h5", 2, "suggests the prior 'my digits', which is not found"),
         ("check --obs holes.h5", 3, "holes.h5: data has 1 values that are NaN"),
         ("simulate --operator denoising --out /proc/x.h5", 1, "cannot write /proc/x.h5"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
