@@ -94,6 +94,11 @@ class Certificate:
         """Whether path weights are even enough for log Z to come with its error."""
         return self.corrected == "smc" or reliable(self.ess, self.pareto_k)
 
+    @property
+    def few(self) -> bool:
+        """Whether these samples are too few to tell, though nothing is wrong with their weights."""
+        return self.corrected != "smc" and needed(self.n, self.ess, self.pareto_k) is not None
+
 
 def certify(
     scores: Scores, gaps: Array | None = None, gap_start: float | None = None
@@ -159,6 +164,17 @@ def reliable(ess: float | None, k: float | None) -> bool:
     return ess is not None and ess >= MIN_ESS and k is not None and k < PARETO_LIMIT
 
 
+def needed(n: int, ess: float | None, k: float | None) -> int | None:
+    """Return how many samples to draw where n with harmless weights fall short of `MIN_ESS`.
+
+    Twice as many as would reach it, for ESS and k are estimates too; None where n are enough, or
+    more of them would not help.
+    """
+    if ess is None or k is None or not k < PARETO_LIMIT or not TRUSTED_SHARE * n < ess < MIN_ESS:
+        return None
+    return math.ceil(2 * MIN_ESS * n / ess)
+
+
 def log_mean(log_w: Array) -> float:
     """Return the log of the mean of weights (n,)."""
     return float(np.logaddexp.reduce(log_w) - math.log(len(log_w)))
@@ -218,6 +234,11 @@ def judgement(
         return (
             f"use corrected samples: importance weights are reliable (Pareto k {k:.2f}, "
             f"ESS {ess:.0f} of {n})"
+        )
+    if more := needed(n, ess, k):
+        return (
+            f"no statement: {n} samples are too few to correct by their weights (Pareto k {k:.2f}, "
+            f"ESS {ess:.0f}, at least {MIN_ESS:.0f} is wanted); draw at least {more}"
         )
     bound = ""
     if gap is not None:

@@ -161,11 +161,31 @@ def compare_figure(observation: Observation, results: Sequence[Result]) -> Figur
                 value(ax, x[i], f"sample {i + 1}", x_plane, scale)
             else:
                 ax.set_axis_off()
+    if x_plane.axes == ("", "") and means[0].ndim == 1:
+        _share_range(axes[1:, [0, 3, 4]], truth)
+        _share_range(axes[1:, [1]])
+        if truth is not None:
+            axes[1, 0].plot([], [], ".", color="0.5", label="truth")
+            axes[1, 0].legend(frameon=False, fontsize=8)
     for ax in axes[2:].flat:  # as in the first row of methods
         ax.set_title("")
     for ax in axes[1:-1].flat:
         ax.set_xlabel("")
     return figure
+
+
+def _share_range(axes: Any, truth: Array | None = None) -> None:
+    """Give panels of lines one range of values: that of the truth and of most of them."""
+    lines = [ax.lines[-1].get_ydata() for ax in axes.flat if ax.lines]
+    # as with images, a method that has diverged would leave all others flat
+    reach = 3 * float(np.median([np.abs(line).max() for line in lines]))
+    if truth is not None:
+        lines.append(truth)
+        reach = max(reach, float(np.abs(truth).max()))
+    shown = np.clip(np.concatenate(lines), -reach, reach)
+    pad = 0.05 * float(np.ptp(shown)) or 1.0
+    for ax in axes.flat:
+        ax.set_ylim(shown.min() - pad, shown.max() + pad)
 
 
 def gallery_figure(shown: Sequence[tuple[Observation, Array]]) -> Figure:

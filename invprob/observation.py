@@ -110,11 +110,12 @@ class Observation:
             check_finite("truth", self.truth, "replace them, or leave the truth out")
 
     @classmethod
-    def read(cls, path: str | Path, operator: str | None = None) -> Self:
+    def read(cls, path: str | Path, operator: str | None = None, prior: str | None = None) -> Self:
         """Return the observation in an obs.h5.
 
         operator: `file.py:Class` when the file was made with a user's own operator. That runs
-            `file.py`; a name stored in the observation never does.
+            `file.py`; a name stored in the observation never does. prior: the one that is used
+            whatever the file suggests.
         """
         stored = obs_file.read(Path(path))
         name = stored.pop("operator")
@@ -125,10 +126,11 @@ class Observation:
                 f"it: if you trust that code, pass --operator path/to/{name}"
             )
         if ":" in stored["prior"]:
-            log.warning(
-                "%s suggests the prior %s, which is ignored: if you trust that code, pass "
-                "--prior path/to/%s", path, stored["prior"], stored["prior"],
-            )  # fmt: skip
+            if prior is None:
+                log.warning(
+                    "%s suggests the prior %s, which is ignored: if you trust that code, pass "
+                    "--prior path/to/%s", path, stored["prior"], stored["prior"],
+                )  # fmt: skip
             stored["prior"] = ""
         noise, given_noise = stored.pop("noise"), stored.pop("noise_parameters")
         if noise != GAUSSIAN:
@@ -139,7 +141,10 @@ class Observation:
                 f"{path} was made with the operator {name}, not {given}: leave --operator out, or "
                 "import the data again for that operator"
             )
-        return cls(operator=cls_.from_config(stored.pop("parameters")), **stored)
+        try:
+            return cls(operator=cls_.from_config(stored.pop("parameters")), **stored)
+        except ObservationError as error:
+            raise ObservationError(f"{path}: {error}") from error
 
     def write(self, path: str | Path) -> None:
         """Write an obs.h5; raises `RunError` when it cannot, and then leaves `path` as it was."""

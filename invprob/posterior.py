@@ -177,13 +177,13 @@ class Posterior:
         """
         path = Path(folder)
         card = pretrained.read_card(path)
-        observation = Observation.read(path / "obs.h5", operator).one(0)
+        observation = Observation.read(path / "obs.h5", operator, card["prior"]).one(0)
         name = prior or card["prior"]
         if prior is None and ":" in name:
             raise RunError(
                 f"{path.name} was trained with the prior {name}, the user's own: name it, --prior"
             )
-        if Path(name).name.replace("-", "_") != Path(card["prior"]).name.replace("-", "_"):
+        if not same_prior(name, card["prior"]):
             raise UnknownName(
                 f"{path.name} was trained with the prior {card['prior']}, not {name}: "
                 "leave --prior out, or train with that one"
@@ -203,10 +203,24 @@ def bind(observation: Observation, device: torch.device | str = "cpu") -> Likeli
     return Likelihood(observation.operator, observation.noise, observation.y.to(device))
 
 
+def same_prior(one: str, other: str) -> bool:
+    """Return whether two names are of one prior, wherever the folder or file lies."""
+    one, other = (Path(name).name.replace("-", "_") for name in (one, other))
+    return one == other
+
+
 def resolve_prior(observation: Observation, prior: str | None) -> tuple[str, Prior]:
     """Return the prior asked for, else the observation's, else the operator's default."""
     name = prior or observation.prior or observation.operator.default_prior
-    loaded = registry.load_prior(name, observation.operator.x_shape)
+    try:
+        loaded = registry.load_prior(name, observation.operator.x_shape)
+    except UnknownName as error:
+        if prior or not observation.prior:
+            raise
+        raise UnknownName(
+            f"the observation suggests the prior {name!r}, which is not found from here: give "
+            "--prior PATH"
+        ) from error
     if loaded.x_shape != observation.operator.x_shape:
         raise ObservationError(
             f"prior {name!r} draws x of shape {loaded.x_shape}, the operator needs "

@@ -6,6 +6,7 @@ Both may come from elsewhere or be damaged, so each is checked before it is used
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ def read_card(folder: Path) -> dict[str, Any]:
 
     Raises `RunError` where a file is missing, or the card is damaged or of another version.
     """
-    again = f"`invprob train --resume {folder.name}`"
+    if not folder.is_dir():
+        raise RunError(f"no folder {str(folder)!r}: it was moved or deleted; needed a finished run")
+    again = resuming(folder)
     for name in FILES:
         if not (folder / name).exists():
             raise RunError(
@@ -45,6 +48,11 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
+def resuming(folder: Path) -> str:
+    """Return the command that finishes the training of a run, for messages."""
+    return f"`{shlex.join(['invprob', 'train', '--resume', str(folder)])}`"
+
+
 def load_weights(module: torch.nn.Module, path: Path) -> None:
     """Give a module the tensors of a safetensors file.
 
@@ -53,7 +61,7 @@ def load_weights(module: torch.nn.Module, path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    cure = f"restore it, or write it again with `invprob train --resume {path.parent.name}`"
+    cure = f"restore it, or write it again with {resuming(path.parent)}"
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -105,7 +105,7 @@ class Stamp:
         return image.astype(bool)
 
     def wcs_header(self, done: str) -> str:
-        """Return the header with its reference pixel moved to the stamp, and what was done.
+        """Return the header with the stamp's sides and reference pixel, and what was done.
 
         done: a line for its HISTORY. Empty where the file had no header.
         """
@@ -115,6 +115,8 @@ class Stamp:
 
         header = fits.Header.fromstring(self.header, sep="\n")
         for axis, offset in enumerate(self.corner, 1):
+            if f"NAXIS{axis}" in header:
+                header[f"NAXIS{axis}"] = self.data.shape[-axis]
             if f"CRPIX{axis}" in header:
                 header[f"CRPIX{axis}"] -= offset
         header.add_history(done)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from invprob.evidence import Evidence
 
 SHOWN = 1000  # samples of each method in a scatter
+FEW = 300  # under so many, their points are drawn larger, to stand out among the exact ones
 
 
 def calibration_figure(calibration: Calibration) -> Figure:
@@ -84,7 +85,8 @@ def benchmark_figure(found: Benchmark) -> Figure:
             continue
         name, x = panels[i]
         ax.plot(*exact[:, :2].T, ".", color="0.8", ms=4, mew=0, zorder=1)
-        ax.plot(*x[:, :2].T, ".", color="0.4" if i == 0 else "C0", ms=3, mew=0, alpha=0.5)
+        size, alpha = (3, 0.5) if len(x) >= FEW else (6, 1)
+        ax.plot(*x[:, :2].T, ".", color="0.4" if i == 0 else "C0", ms=size, mew=0, alpha=alpha)
         ax.set_xlim(low[0] - pad[0], high[0] + pad[0])
         ax.set_ylim(low[1] - pad[1], high[1] + pad[1])
         off = np.any((x[:, :2] < low - pad) | (x[:, :2] > high + pad), axis=1).mean()

@@ -49,7 +49,7 @@ def benchmark(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repeats, from --seed on.")] = 1,
     seed: options.Seed = 0,
     tune: options.Tune = False,
-    settings: options.Settings = None,
+    settings: options.TrainSettings = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write to; default: benchmark-<problem>.")
     ] = None,
@@ -83,9 +83,13 @@ def benchmark(
         console.say(f"not run: {why}")
     if tune:
         console.say(options.TUNED)
-    option = f"--instance {instance}" if instance else f"--suite {source['suite']}"
-    name = f" --problem {source['problem']}" if "problem" in source else ""
-    console.ending(wrote, _headline(found), f"invprob benchmark {option}{name} --seeds 5")
+    asked_for = {
+        **source, "methods": methods, "n": n, "seeds": max(5, 2 * seeds), "seed": seed, "out": out,
+    }  # fmt: skip
+    given = ((f"--{key}", value) for key, value in asked_for.items() if value is not None)
+    again = [*(word for pair in given for word in pair), *(["--tune"] if tune else [])]
+    again += [word for text in settings or () for word in ("--set", text)]
+    console.ending(wrote, _headline(found), "invprob", "benchmark", *again)
 
 
 def _problem(

@@ -34,11 +34,16 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
     c = certificate
     by = "log p(y) by importance weights, nats"
     if not c.even:
-        by += ": too uneven to give its error"
+        by += f": too {'few' if c.few else 'uneven'} to give its error"
+    eubo_se, bound = None, "upper bound of log p(y) by reliable weights, nats"
+    if not c.even:
+        eubo_se, bound = c.gap_se, "ELBO + gap of twins, a mean over simulated data, no bound, nats"
+    elif c.corrected == "smc":
+        bound = "that of the policy's single paths, nats"
     return [
         ("ELBO", _with_error(c.elbo, c.elbo_se), "lower bound of log p(y), nats"),
         ("log Z", _with_error(c.log_z, c.log_z_se if c.even else None), by),
-        ("EUBO", _with_error(c.eubo), "upper bound: by reliable weights, else by twins, nats"),
+        ("EUBO", _with_error(c.eubo, eubo_se), bound),
         ("gap of twins", _with_error(c.gap, c.gap_se), _before(c.gap_start)),
         ("std of log w", _with_error(c.std_log_w), "0 when exact"),
         ("ESS", _with_error(c.ess), f"out of {c.n} samples"),

@@ -41,14 +41,14 @@ def check(
     from invprob import registry
     from invprob.contract import check_operator
     from invprob.observation import Observation
+    from invprob.posterior import resolve_prior
 
     options.use_threads(threads)
     observation = None
     if obs is not None:
-        observation = Observation.read(obs, operator)
+        observation = Observation.read(obs, operator, prior)
         instrument = observation.operator
-        name = prior or observation.prior or instrument.default_prior
-        loaded = load_prior(name, "x".join(map(str, instrument.x_shape)))
+        name, loaded = resolve_prior(observation, prior)
     else:
         cls = registry.operator_class(operator or "")
         name = prior or cls.default_prior
@@ -72,8 +72,9 @@ def check(
         title = f"{shown} on {ITEMS} draws of {name}, {console.cell(instrument.x_shape)}"
         console.table(("check", "statistic", "at most", "", "verdict", "remedy"), rows, title)
         verdict = f"{len(failed)} of {len(found)} checks fail: {', '.join(c.name for c in failed)}"
-        following = f"train --obs {obs}" if obs else f"simulate --operator {operator}"
+        following = ("train", "--obs", obs) if obs else ("simulate", "--operator", operator)
         headline = verdict if failed else f"{shown} keeps the contract"
-        console.ending([], headline, f"invprob {following}")
+        own_code = options.own_code(operator if obs else None, prior)
+        console.ending([], headline, "invprob", *following, *own_code)
     if strict and failed:
         raise typer.Exit(FAILED)

@@ -75,23 +75,23 @@ def compare(
     if obs is None:
         opened: Run | None = Run.open(run, runs)
         file = opened.path / "obs.h5" if opened else Path()
-        observation = Observation.read(file, operator)
+        observation = Observation.read(file, operator, prior)
     else:
-        file, observation = obs, Observation.read(obs, operator)
+        file, observation = obs, Observation.read(obs, operator, prior)
         opened = run_of(observation.sha256(), prior, runs) if run is None else Run.open(run, runs)
     left_out: dict[str, str] = {}
     methods = split_methods(baselines)
-    posterior = _posterior(opened, observation.sha256(), operator, prior)
+    posterior = _posterior(opened, observation, operator, prior)
+    own = opened is not None and opened.manifest["observation_sha256"] == observation.sha256()
     if methods == ("all",):
         from invprob.comparison import runnable
 
         methods, left_out = runnable(observation, posterior.prior_name if posterior else prior)
     if not methods and posterior is None:
         raise typer.BadParameter("nothing to compare: name --baselines, or train a run first")
-    console.note(
-        f"rtb: run {opened.path}" if opened else "rtb: no run with this observation, so no row"
-    )
-    folder = out or (opened.path if opened else file.parent / f"{file.stem}-compare")
+    trained = f"run {opened.path}" if opened else "no run with this observation, so no row"
+    console.note(f"rtb: {trained}{', of another observation' if opened and not own else ''}")
+    folder = out or (opened.path if opened and own else file.parent / f"{file.stem}-compare")
     options.writable(folder / "compare.json")
     options.check_memory(n, observation.operator.x_shape)
     options.use_threads(threads)
@@ -108,22 +108,27 @@ def compare(
             for each in range(seed, seed + seeds)
         ]  # fmt: skip
     rows = [averaged(column, seeds) for column in zip(*results, strict=True)]
+    observations = len(results) // seeds
     facts = {
-        "observation": file, "n": n, "runs": len(results), "budget": budget, "tuned": tune,
+        "observation": file, "n": n, "observations": observations, "runs": len(results),
+        "budget": budget, "tuned": tune,
         "methods": rows, "left_out": left_out,
     }  # fmt: skip
     wrote = write(facts, folder, observation.one(0), results[0])
     if as_json:
         console.document(facts)
         return
-    show(rows, n, len(results) // seeds, seeds)
+    show(rows, n, observations, seeds)
+    if any(row["coverage_90"] is None and row["crps"] is not None for row in rows):
+        console.say("coverage is not defined: 90% intervals take at least 19 samples, --n 19")
     for why in left_out.values():
         console.say(f"not run: {why}")
     if tune:
         console.say(options.TUNED)
-    trained = f"sample --n 256 --run {opened.path}" if opened else f"train --obs {file}"
-    following = f"invprob {trained}{options.own_code(operator, prior)}"
-    console.ending(wrote, headline(rows), following)
+    following = ["sample", "--n", 256, "--run", opened.path] if opened else ["train", "--obs", file]
+    following += ["--obs", file] if opened and not own else []
+    own_code = options.own_code(operator, prior)
+    console.ending(wrote, headline(rows), "invprob", *following, *own_code)
 
 
 def adjusted(
@@ -166,6 +171,7 @@ def split_methods(text: str) -> tuple[str, ...]:
 
 def run_of(observation_sha256: str, prior: str | None, root: Path) -> Run | None:
     """Return the newest finished run of that observation (and prior, where one is named)."""
+    from invprob.posterior import same_prior
     from invprob.run import Run
     from invprob.run import runs as listing
 
@@ -174,23 +180,30 @@ def run_of(observation_sha256: str, prior: str | None, root: Path) -> Run | None
         card = run.path / "posterior.json"
         if run.manifest["observation_sha256"] == observation_sha256 and card.exists():
             used = json.loads(card.read_text())["prior"]
-            if prior is None or prior.replace("-", "_") == used.replace("-", "_"):
+            if prior is None or same_prior(prior, used):
                 return run
     return None
 
 
 def _posterior(
-    run: Run | None, observation_sha256: str, operator: str | None, prior: str | None
+    run: Run | None, observation: Observation, operator: str | None, prior: str | None
 ) -> Posterior | None:
-    """Return the posterior of the run, which must be of this observation and prior."""
+    """Return the posterior of the run, whose policy must serve this observation."""
     from invprob.posterior import Posterior
-    from operators.errors import UnknownName
+    from operators.errors import ObservationError
 
     if run is None:
         return None
-    if run.manifest["observation_sha256"] != observation_sha256:
-        raise UnknownName(f"run {run.name} was trained on another observation: leave --obs out")
-    return Posterior.from_pretrained(run.path, operator, prior)
+    posterior = Posterior.from_pretrained(run.path, operator, prior)
+    if run.manifest["observation_sha256"] != observation.sha256():
+        posterior.policy.refuse_other_data()
+        needed, found = posterior.prior.x_shape, observation.operator.x_shape
+        if needed != found:
+            raise ObservationError(
+                f"run {run.name} is of x of shape {needed}, the observation's operator takes "
+                f"{found}: train one for it"
+            )
+    return posterior
 
 
 def show(rows: list[dict[str, Any]], n: int, observations: int, seeds: int) -> None:
@@ -249,6 +262,8 @@ def write(
         writer.writeheader()
         writer.writerows(rows)
     picture = figures.compare_figure(observation, results)
+    if facts["observations"] > 1:
+        picture.suptitle(f"the first of {facts['observations']} observations", fontsize=10)
     return [document, sheet, figures.save(picture, folder / "figures" / "compare.png")]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from invprob.settings import leaves
 
@@ -22,9 +25,13 @@ if TYPE_CHECKING:
 
 PLAIN_EVERY = 5.0  # seconds between lines of progress where stderr is not a terminal
 FEW = 4  # numbers of a list that are shown
+ABOUT = 3  # blanks about a column
+WORD_WIDTH = 14  # of words in a cell: longer ones are broken
+NUMBER_WIDTH = 26  # up to which a cell is kept whole, if its column holds numbers
 PLAIN_WIDTH = 150  # columns of a table where stdout is not a terminal
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+ON_TERMINAL = sys.stdout is not None and sys.stdout.isatty()  # None: closed by the shell
+out = Console(highlight=False, soft_wrap=True, width=None if ON_TERMINAL else PLAIN_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -55,17 +62,61 @@ def jsonable(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-    """Print a table; cells are rich markup, so escape what users wrote (see `cell`)."""
+    """Print a table; cells are rich markup, so escape what users wrote (see `cell`).
+
+    Numbers are never broken: where they do not fit side by side, tables with the same first column
+    follow one another.
+    """
     from rich import box
     from rich.table import Table
 
-    grid = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
-    grid.show_header = any(columns)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    for row in rows:
-        grid.add_row(*row)
-    out.print(grid, soft_wrap=False)
+    rows = list(rows)
+    plain = [[Text.from_markup(row[i]).plain for row in rows] for i in range(len(columns))]
+    whole = [_numbers(column) for column in plain]
+    heads = [
+        head.replace(" ", "\n") if own and len(head) > max(map(len, column)) else head
+        for head, own, column in zip(columns, whole, plain, strict=True)
+    ]
+    least = [
+        _least_width([*head.splitlines(), *column], own)
+        for head, own, column in zip(heads, whole, plain, strict=True)
+    ]
+    for shown in _side_by_side(least):
+        grid = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD)
+        grid.show_header = any(columns)
+        for i in shown:
+            grid.add_column(heads[i], overflow="fold", no_wrap=whole[i])
+        for row in rows:
+            grid.add_row(*(row[i] for i in shown))
+        out.print(grid, soft_wrap=False)
+        title = ""
+
+
+def _numbers(column: Sequence[str]) -> bool:
+    """Return whether cells are numbers, or short words instead of one."""
+    numeric = any(re.match(r"[-+\[]?\d", text) for text in column)
+    return numeric and max(map(len, column)) <= NUMBER_WIDTH
+
+
+def _least_width(column: Sequence[str], whole: bool) -> int:
+    """Return the least width of a column with what is about it: of text, that of a word."""
+    if whole:
+        return ABOUT + max(map(len, column))
+    return ABOUT + min(
+        WORD_WIDTH, max((len(w) for text in column for w in text.split()), default=0)
+    )
+
+
+def _side_by_side(widths: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the columns of each table that fits the width, the first column in all of them."""
+    shown, room = [0], out.width - 1 - widths[0]
+    for i, width in enumerate(widths[1:], 1):
+        if width > room and len(shown) > 1:
+            yield shown
+            shown, room = [0], out.width - 1 - widths[0]
+        shown.append(i)
+        room -= width
+    yield shown
 
 
 def facts_table(facts: Mapping[str, Any], title: str = "") -> None:
@@ -101,14 +152,19 @@ def measured(value: float, error: float | None) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def ending(wrote: Sequence[Path], figure: str, following: str) -> None:
-    """Print how every command ends: what was written, the one figure, the next command."""
+def line(*words: object) -> str:
+    """Return words as a shell reads them: those with a space or the like are quoted."""
+    return shlex.join(map(str, words))
+
+
+def ending(wrote: Sequence[Path], figure: str, *following: object) -> None:
+    """Print how every command ends: what was written, the one figure, the next command's words."""
     for path in wrote:
         say(f"wrote {path}")
     if figure:
         say(figure)
     if following:
-        say(f"next: {following}")
+        say(f"next: {line(*following)}")
 
 
 @contextmanager

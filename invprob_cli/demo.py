@@ -57,5 +57,6 @@ def demo(
     console.ending(
         [out / "obs.h5", file, *drawn],
         f"look at {drawn[0]}; {certificate.verdict}",
-        f"invprob compare --baselines dps:steps=100 --run {run.path}",
+        *("invprob", "compare", "--baselines", "dps:steps=100", "--run", run.path),
+        *options.own_code(None, prior),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -78,7 +77,7 @@ def diagnose(
         )
         said = headline(diagnosis.checks, "no sign that truth and samples differ")
         own_code = options.own_code(operator, prior)
-        console.ending([file, drawn], said, following(diagnosis, opened.path) + own_code)
+        console.ending([file, drawn], said, *following(diagnosis, opened.path), *own_code)
     if strict and not diagnosis.passed:
         raise typer.Exit(FAILED)
 
@@ -130,10 +129,10 @@ def headline(checks: Sequence[Check], fine: str) -> str:
     return f"{len(failed)} of {len(judged)} checks fail, {worst.name} most: {worst.verdict}"
 
 
-def following(diagnosis: Diagnosis, run: Path) -> str:
+def following(diagnosis: Diagnosis, run: Path) -> list[str]:
     """Return the next command: the same training, longer, after a failure, else samples to use."""
     if diagnosis.passed:
-        return shlex.join(["invprob", "sample", "--n", "256", "--run", str(run)])
+        return ["invprob", "sample", "--n", "256", "--run", str(run)]
     from invprob.config import TrainConfig
     from invprob.run import Run
 
@@ -152,4 +151,4 @@ def following(diagnosis: Diagnosis, run: Path) -> str:
             words += [f"--{key.replace('_', '-')}", str(value)]
         elif value != default[key]:
             words += ["--set", f"{key}={value}"]
-    return shlex.join(words)
+    return words

@@ -44,7 +44,9 @@ def doctor(threads: options.Threads = None, as_json: options.Json = False) -> No
         console.facts_table({k: v for k, v in facts.items() if k != "problems"})
         for problem in problems:
             console.say(f"problem: {problem}")
-        console.ending([], "" if problems else "all fine", "" if problems else "invprob demo")
+        console.ending(
+            [], "" if problems else "all fine", *(() if problems else ("invprob", "demo"))
+        )
     if problems:
         raise typer.Exit(1)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -82,7 +81,7 @@ def evidence(
     """Compare operators, priors or noise models by log Z."""
     from invprob.observation import Observation
 
-    observation = Observation.read(obs, operator).one(index)
+    observation = Observation.read(obs, operator, prior).one(index)
     from invprob import figures, trust_figures
     from invprob.config import TrainConfig
     from invprob.evidence import evidence as weigh
@@ -113,8 +112,13 @@ def evidence(
         console.document(facts)
         return
     show(facts)
-    run = folder / "runs" / facts["models"][[m.name for m in models].index(facts["best"])]["run"]
-    console.ending([file, drawn], verdict(found), f"invprob sample --n 256 --run {run}")
+    best = next(model for model in models if model.name == facts["best"])
+    console.ending(
+        [file, drawn],
+        verdict(found),
+        *("invprob", "sample", "--n", 256, "--run", folder / "runs" / best.key(config)),
+        *options.own_code(best.operator, best.prior),
+    )
 
 
 def change(observation: Observation, prior: str | None, operator: str | None, text: str) -> Model:
@@ -172,7 +176,7 @@ def trained_once(model: Model, config: TrainConfig, folder: Path) -> Posterior:
         console.note(f"{model.name}: trained before, in {run.path}")
         return Posterior.from_pretrained(run.path, model.operator, model.prior)
     console.note(f"{model.name}:")
-    again = shlex.join(["invprob", *sys.argv[1:]])
+    again = console.line("invprob", *sys.argv[1:])
     return trained(model.observation, model.prior, config, folder, name, run, again)[0]
 
 

@@ -141,7 +141,8 @@ def import_(
         [out, figure],
         f"{observation.name}: x {shapes[0]} to y {shapes[1]}, "
         f"{facts['masked']} masked, peak {peak if snr is None else f'{snr:.3g} sigma, {peak}'}",
-        f"invprob train --operator {operator} --obs {out}",
+        *("invprob", "train", "--operator", operator, "--obs", out),
+        *options.own_code(None, prior),
     )
 
 

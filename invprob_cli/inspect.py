@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,13 +26,31 @@ def inspect(
         console.document(found)
         return
     console.facts_table(found, str(path))
-    following = {
-        "observation": f"invprob train --operator {found.get('operator')} --obs {path}",
-        "run": f"invprob sample --n 64 --run {path}",
-        "prior": f"invprob simulate --operator lensing --prior {path}",
-        "posterior": f"invprob compare --baselines dps --run {found.get('run')}",
-    }
-    console.ending([], "", following[found["kind"]])
+    bad = found.get("not_finite")
+    said = f"{bad} values are NaN or infinite and not masked: mask them first" if bad else ""
+    console.ending([], said, *following(path, found))
+
+
+def following(path: Path, found: Mapping[str, Any]) -> list[object]:
+    """Return the next command's words, none where a posterior is away from its run."""
+    if found["kind"] == "run":
+        return following_run(path, found)
+    if found["kind"] == "prior":
+        return ["invprob", "simulate", "--operator", "lensing", "--prior", path]
+    if found["kind"] == "observation":
+        own = options.own_code(None, found["prior"])
+        return ["invprob", "train", "--operator", found["operator"], "--obs", path, *own]
+    places = (path.parent, Path("runs", str(found.get("run"))))
+    run = next((place for place in places if (place / "manifest.json").is_file()), None)
+    own = options.own_code(found.get("operator"), found.get("prior"))
+    return ["invprob", "compare", "--baselines", "dps", "--run", run, *own] if run else []
+
+
+def following_run(path: Path, found: Mapping[str, Any]) -> list[object]:
+    """Return the words that sample a finished run, or finish its training."""
+    go_on = ["sample", "--n", "64", "--run"] if found["finished"] else ["train", "--resume"]
+    own = options.own_code(found["operator"], found["config"].get("prior"))
+    return ["invprob", *go_on, path, *own]
 
 
 def facts_of(path: Path) -> dict[str, Any]:
@@ -50,7 +69,18 @@ def facts_of(path: Path) -> dict[str, Any]:
     file = obs_file.existing_file(path)
     if file.suffix == ".h5" and _format(path) == obs_file.POSTERIOR_FORMAT:
         return posterior_facts(path)
-    return {"kind": "observation", **obs_file.facts(path)}
+    return {"kind": "observation", **obs_file.facts(path), "not_finite": not_finite(path)}
+
+
+def not_finite(path: Path) -> int:
+    """Return how many values of the data are NaN or infinite where the file's mask keeps them."""
+    import numpy as np
+
+    from invprob import obs_file
+
+    stored = obs_file.read(path)
+    kept = True if stored["mask"] is None else ~stored["mask"].astype(bool)
+    return int(np.count_nonzero(~np.isfinite(stored["data"]) & kept))
 
 
 def posterior_facts(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from invprob_cli import console, options
+from invprob_cli.inspect import following_run, run_facts
 
 FLAGS = {
     "operators": ("linear", "differentiable", "has_svd", "default_prior"),
@@ -55,15 +56,26 @@ def runs(
         console.document(found)
         return
     rows = []
+    finished = [run for run in found if (folder / run["name"] / "posterior.json").is_file()]
     for run in found:
         metrics = run["metrics"] or {}
-        last = (metrics.get("step"), metrics.get("elbo"))
-        finished = (folder / run["name"] / "posterior.json").is_file()
-        rows.append([console.cell(run[key]) for key in ("name", "operator", "created")])
-        rows[-1] += [console.cell(value) for value in (*last, finished)]
+        elbo = _certified(folder / run["name"]).get("elbo", metrics.get("elbo"))
+        values = (*(run[key] for key in ("name", "operator", "created")), metrics.get("step"))
+        rows.append([console.cell(value) for value in (*values, elbo, run in finished)])
     console.table(("name", "operator", "created", "steps", "ELBO", "finished"), rows)
-    following = "invprob sample --n 64" if rows else "invprob train --obs obs.h5"
-    console.ending([], f"{len(rows)} runs in {folder}", following)
+    following: list[object] = ["invprob", "train", "--obs", "obs.h5"]
+    if found:
+        newest = folder / (finished or found)[-1]["name"]
+        following = following_run(newest, run_facts(newest))
+    console.ending([], f"{len(rows)} runs in {folder}", *following)
+
+
+def _certified(run: Path) -> dict[str, Any]:
+    """Return the certificate of a finished run, empty where there is none or it is damaged."""
+    try:
+        return json.loads((run / "posterior.json").read_text())["certificate"] or {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def facts(kind: str, name: str) -> dict[str, Any]:
@@ -132,4 +144,4 @@ def _list(kind: str, as_json: bool, following: str) -> None:
             words = [key.removeprefix("needs_").replace("_", " ") for key in needs if row[key]]
             cells.insert(1, ", ".join(words) or "-")
     console.table(heads, rows)
-    console.ending([], "", following)
+    console.ending([], "", *following.split())

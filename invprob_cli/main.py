@@ -35,6 +35,16 @@ from operators.errors import InvprobError, PeerLost
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
+# what a command that was stopped has kept, and how to go on; the others keep nothing
+STOPPED = {
+    "train": "what was saved is kept: `invprob train --resume RUN` goes on",
+    "sample": "what was drawn is kept: the same command goes on",
+    "compare": "methods that have finished are kept: the same command goes on",
+    "evidence": "models that were trained are kept: the same command goes on",
+    "prior": "images and the last checkpoint are kept: the same command goes on",
+}
+
+
 class Commands(TyperGroup):
     """The group of commands; what goes wrong in one ends here."""
 
@@ -49,9 +59,16 @@ class Commands(TyperGroup):
         except BrokenPipeError:
             _silence_stdout()
             raise typer.Exit(0) from None
+        except SystemExit as stop:  # SIGTERM; of several processes the first one speaks
+            if stop.code == 128 + signal.SIGTERM and os.environ.get("RANK", "0") == "0":
+                console.note(f"error: {stopped(ctx.invoked_subcommand)}")
+            raise
         except (KeyboardInterrupt, Exception) as error:
             if ctx.params.get("debug"):
                 raise
+            if isinstance(error, KeyboardInterrupt):
+                console.note(f"error: {stopped(ctx.invoked_subcommand)}")
+                raise typer.Exit(128 + signal.SIGINT) from None
             if isinstance(error, PeerLost):  # the launcher's signal would only interrupt the end
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             message, code = explain(error)
@@ -59,13 +76,17 @@ class Commands(TyperGroup):
             raise typer.Exit(code) from None
 
 
+def stopped(command: str | None) -> str:
+    """Return the line that tells what a command that was stopped has kept, and how to go on."""
+    kept = STOPPED.get(command or "", "nothing is kept: the same command begins anew")
+    return f"interrupted; {kept}"
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """Return the line that tells the user what went wrong, and the exit code."""
     text = " ".join(str(error).split())
     if isinstance(error, InvprobError):
         return text, error.exit_code
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 128 + signal.SIGINT
     if isinstance(error, MemoryError) or ("memory" in text and "alloc" in text.lower()):
         return "out of memory: try a smaller batch (train: --paths 8; sample, compare: --n)", 1
     if isinstance(error, OSError):
@@ -116,7 +137,12 @@ app.add_typer(prior, name="prior")
 
 def main() -> None:
     """Run the command line."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the shell
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if callable(signal.getsignal(signal.SIGINT)):  # else ignored, as in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.captureWarnings(True)
     app()
 

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
@@ -23,7 +24,21 @@ Threads = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document to stdout.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a parameter of operator or noise: lens.0.theta_E=1.3, noise.sigma=0.1. An "
+        "unknown key shows all there are, `invprob inspect obs.h5` their values.",
+    ),
+]
+TrainSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the training: ema=0.98. An unknown key shows all there are.",
+    ),
 ]
 RunName = Annotated[
     str | None, typer.Option("--run", help="Name or folder of a run; default: the latest.")
@@ -63,10 +78,18 @@ TUNED = "tuned on simulated twins: what their names say of a step size"
 Config = TypeVar("Config")
 
 
-def own_code(operator: str | None, prior: str | None) -> str:
+def own_code(operator: str | None, prior: str | None) -> list[str]:
     """Return the options that name the user's own code, which no file is trusted to name."""
-    named = {"operator": operator, "prior": prior}
-    return "".join(f" --{kind} {name}" for kind, name in named.items() if name and ":" in name)
+    named = {"--operator": operator, "--prior": prior}
+    own = {option: name for option, name in named.items() if name and ":" in name}
+    return [word for pair in own.items() for word in pair]
+
+
+def selection(run: Path) -> list[str]:
+    """Return the option that picks this run, none where it is the latest of the default folder."""
+    latest = Path("runs", "latest")
+    newest = latest.read_text().strip() if latest.is_file() else ""
+    return [] if run == Path("runs", newest) else ["--run", str(run)]
 
 
 def use_threads(wanted: int | None) -> int:
@@ -148,7 +171,8 @@ def writable(path: Path) -> Path:
     """Return `path` once its folder exists and takes files; raises RunError before any work."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        allowed = os.access(path.parent, os.W_OK) and not path.is_dir()
+        with tempfile.TemporaryFile(dir=path.parent):  # rights alone do not tell, as in /proc
+            allowed = not path.is_dir()
     except OSError:
         allowed = False
     if not allowed:

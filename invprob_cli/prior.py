@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -65,7 +66,7 @@ def train(
     ] = False,
     unit: Annotated[str | None, typer.Option(help="Unit of the images.")] = None,
     summary: Annotated[str | None, typer.Option(help="What they are, in a line.")] = None,
-    settings: options.Settings = None,
+    settings: options.TrainSettings = None,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     threads: options.Threads = None,
@@ -80,7 +81,7 @@ def train(
 
     from invprob import registry
     from invprob.prior_data import is_simulator
-    from invprob.prior_recipe import AUTOENCODER, Recipe
+    from invprob.prior_recipe import AUTOENCODER, Recipe, command
     from invprob.prior_training import train_prior
     from operators.errors import UnknownName
     from priors._autoencoder_training import AutoencoderTraining
@@ -113,10 +114,10 @@ def train(
         return
     show(quality.checks, f"{out} against images held out")
     said = headline(quality.checks, FINE)
-    longer = f"invprob prior train --data {data} --out {out}-longer --steps {2 * training.steps}"
-    longer += " --latent" if latent else ""
-    good = f"invprob simulate --operator denoising --prior {out}"
-    console.ending([out], said, good if quality.passed else longer)
+    longer = replace(recipe, training=replace(recipe.training, steps=2 * training.steps))
+    again = [*shlex.split(command(longer, f"{out}-longer")), "--device", device]
+    good = ["invprob", "simulate", "--operator", "denoising", "--prior", out]
+    console.ending([out], said, *(good if quality.passed else again))
 
 
 @app.command()
@@ -167,9 +168,9 @@ def check(
     else:
         show(quality.checks, f"{prior} against {of}")
         said = headline(quality.checks, FINE)
-        own = f"invprob prior train --data {data} --out {Path(data or prior).stem}-prior"
-        good = f"invprob simulate --operator denoising --prior {prior}"
-        console.ending([], said, own if data and not quality.passed else good)
+        own = ["prior", "train", "--data", data, "--out", f"{Path(data or prior).stem}-prior"]
+        good = ["simulate", "--operator", "denoising", "--prior", prior]
+        console.ending([], said, "invprob", *(own if data and not quality.passed else good))
     if strict and not quality.passed:
         raise typer.Exit(FAILED)
 

@@ -52,7 +52,8 @@ def report(
     if as_json:
         console.document(found)
         return
-    console.ending([file], f"{opened.name}: {facts['verdict']}", f"open {file} in a browser")
+    shown = ("python", "-m", "webbrowser", file.resolve().as_uri())
+    console.ending([file], f"{opened.name}: {facts['verdict']}", *shown)
 
 
 def page(folder: Path) -> tuple[str, dict[str, Any]]:
@@ -76,10 +77,11 @@ def page(folder: Path) -> tuple[str, dict[str, Any]]:
     if stored:
         rows = certificate_rows(Certificate(**stored))
         parts += ["<h2>Certificate</h2>", table(("", "", "what it is"), rows)]
+    parts += ["<h2>Instrument and data</h2>", table(("", ""), instrument(folder / "obs.h5"))]
     files = {path.stem: path for path in sorted((folder / "figures").glob("*.png"))}
     shown = [name for name in CAPTIONS if name in files]
     shown += [name for name in files if name not in CAPTIONS]
-    parts += [picture(files[name], CAPTIONS.get(name, name)) for name in shown]
+    parts += [picture(files[name], caption(name)) for name in shown]
     missing = []
     for name, heading, rows_of in (
         ("diagnose", "Calibration", checks),
@@ -96,6 +98,26 @@ def page(folder: Path) -> tuple[str, dict[str, Any]]:
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     text = "\n".join([f'<!doctype html><html lang="en"><head>{head}</head><body>', *parts])
     return f"{text}\n</body></html>\n", {"verdict": verdict, "figures": shown, "missing": missing}
+
+
+def instrument(path: Path) -> list[tuple[str, str]]:
+    """Return the rows on operator, noise and data of an observation."""
+    from invprob import obs_file
+
+    facts = obs_file.facts(path)
+    keys = (
+        "operator", "parameters", "noise", "noise_parameters", "noise_sigma_range", "data_shape",
+        "data_range", "masked", "unit", "flux_scale",
+    )  # fmt: skip
+    return flat({key: facts[key] for key in keys if facts[key] not in (None, "", {})})
+
+
+def caption(name: str) -> str:
+    """Return the caption of a figure by its name, which begins with that of other data."""
+    data, _, kind = name.rpartition("-")
+    if kind not in CAPTIONS:
+        return name
+    return f"{CAPTIONS[kind]}{f': observation {data}' if data else ''}"
 
 
 def checks(found: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[str]]]:
@@ -116,8 +138,12 @@ def scores(found: Mapping[str, Any]) -> tuple[Sequence[str], Iterable[Sequence[s
     """Return columns and rows of the scores of `compare`: a method in each column."""
     methods = found["methods"]
     keys = [key for key in methods[0] if key not in ("name", "se")]
-    rows = [(key, *(console.cell(method[key]) for method in methods)) for key in keys]
-    return ("", *(method["name"] for method in methods)), rows
+    rows = [
+        (key, *(console.measured(one[key], one["se"].get(key)) for one in methods)) for key in keys
+    ]
+    count = found.get("observations", 1)
+    each = f"{found['n']} samples of each, {count} observation{'s' if count > 1 else ''}"
+    return (each, *(method["name"] for method in methods)), rows
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -52,17 +52,21 @@ def sample(
 
     opened = Run.open(run, runs)
     console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
-    label = (f"{obs.stem}-" if obs else "") + (f"{index}-" if index else "")
-    file = options.writable(out or opened.path / f"{label}posterior.h5")
+    options.writable(out or opened.path / "posterior.h5")
     from invprob import distributed
     from invprob.observation import Observation
     from invprob.posterior import Posterior
 
     posterior = Posterior.from_pretrained(opened.path, operator, prior).to(device, precision)
+    observation, label = posterior.observation, ""
+    if obs or index:
+        several = Observation.read(obs or opened.path / "obs.h5", operator, posterior.prior_name)
+        observation = several.one(index)
+        label = labelled(opened.path, observation.sha256(), obs, index)
+    file = out or opened.path / f"{label}posterior.h5"
     options.check_disk(n, posterior.prior.x_shape, file.parent)
     options.use_threads(threads)
-    if obs or index:
-        observation = Observation.read(obs or opened.path / "obs.h5", operator).one(index)
+    if label:
         console.note(f"{file.name}: another observation; its gap is measured on simulated twins")
         posterior = posterior.on(observation)
     certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct, label)
@@ -72,12 +76,36 @@ def sample(
         console.document(posterior_document(opened.name, file, n, certificate, seconds))
         return
     certificate_table(certificate)
-    where = f" --run {run}" if run else "" if runs == Path("runs") else f" --runs {runs}"
     console.ending(
         [file, *drawn],
         f"{n} samples in {seconds:.1f} s: {certificate.verdict}",
-        f"invprob compare --baselines dps{where}{options.own_code(operator, prior)}",
+        *("invprob", "compare", "--baselines", "dps"),
+        *(("--run", opened.path, "--obs", obs) if obs else options.selection(opened.path)),
+        *options.own_code(operator, prior),
     )
+
+
+def labelled(run: Path, sha256: str, obs: Path | None, index: int) -> str:
+    """Return what begins the names of an observation's files in a run, where they have their own.
+
+    A file of that name that is of other data stays: the name then has the observation's digest.
+    """
+    label = (f"{obs.stem}-" if obs else "") + (f"{index}-" if index else "")
+    file = run / f"{label}posterior.h5"
+    if not file.is_file():
+        return label
+    from invprob.obs_file import opened
+    from operators.errors import ObservationError
+
+    try:
+        with opened(file) as known:
+            other = known.attrs.get("observation_sha256", sha256) != sha256
+    except ObservationError:  # damaged: nothing to keep
+        other = False
+    if not other:
+        return label
+    console.note(f"{file} is of other data with that name, and stays")
+    return f"{label}{sha256[:6]}-"
 
 
 def draw_and_write(
@@ -101,12 +129,8 @@ def draw_and_write(
         "run": run.name, "operator": observation.name, "prior": posterior.prior_name,
         "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,
     }  # fmt: skip
-    try:
-        with console.progress() as progress:
-            certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
-    except (KeyboardInterrupt, SystemExit):  # SIGINT, SIGTERM
-        console.note("stopped; what was drawn is kept: the same command goes on from there")
-        raise
+    with console.progress() as progress:
+        certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
     seconds, folder = time.monotonic() - begun, run.path / "figures"
     if distributed.rank():
         return certificate, [], seconds

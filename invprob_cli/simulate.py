@@ -90,7 +90,8 @@ def simulate(
         [out, figure],
         f"{observation.name}: x {next(shapes)} to y {next(shapes)}, "
         f"{observation.noise_name} noise, {described}",
-        f"invprob train --operator {operator} --obs {out}",
+        *("invprob", "train", "--operator", operator, "--obs", out),
+        *options.own_code(None, prior),
     )
 
 

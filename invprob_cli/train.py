@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,7 +30,9 @@ def train(
     ] = None,
     obs: Annotated[Path | None, typer.Option(help="Observation (obs.h5).")] = None,
     prior: options.PriorName = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs"),
+    out: Annotated[Path, typer.Option("--out", "--runs", help="Folder of the runs.")] = Path(
+        "runs"
+    ),
     name: Annotated[str | None, typer.Option(help="Name of the run; default: by time.")] = None,
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Continue this run, with its own settings.")
@@ -69,7 +71,7 @@ def train(
         str | None,
         typer.Option("--from", metavar="RUN", help="Refine the policy of this run, by RTB alone."),
     ] = None,
-    settings: options.Settings = None,
+    settings: options.TrainSettings = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of all randomness; default: 0.")
     ] = None,
@@ -80,6 +82,8 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train the posterior of an observation, or of many."""
+    from invprob.run import NAME, Run
+
     if obs is None and resume is None:
         raise typer.BadParameter("give --obs FILE, or --resume RUN")
     if resume and name:
@@ -90,6 +94,8 @@ def train(
     }  # fmt: skip
     if resume and (amortize or start):
         raise typer.BadParameter("a resumed run keeps its settings: leave --amortize, --from out")
+    if name is not None and (NAME.fullmatch(name) is None or name == "latest"):
+        raise typer.BadParameter(f"--name {name!r}: needed the name of one folder, such as first-1")
     if start and flags["warm_steps"] is None:
         flags["warm_steps"] = 0
     if quick and quality not in (None, "draft"):
@@ -97,24 +103,30 @@ def train(
 
     device = launch.join(nproc, device, precision)
     from invprob.observation import Observation
-    from invprob.run import Run
 
     run = Run.open(resume, out) if resume else None
     file = obs or (run.path / "obs.h5" if run else Path())
-    observation = Observation.read(file, operator)
+    stored = run.config if run else {}
+    observation = Observation.read(file, operator, prior or stored.get("prior"))
+    from invprob import checkpoint
     from invprob.config import TrainConfig
     from invprob.instruments import read_ranges
+    from invprob.obs_file import existing_file
     from invprob.posterior import Posterior
 
-    base, stored = TrainConfig(), run.config if run else {}
+    base = TrainConfig()
     if stored:
         base = replace(base, **{k: v for k, v in stored["train"].items() if hasattr(base, k)})
     more: dict[str, Any] = {key: stored[key] for key in ("ranges", "start") if key in stored}
     if amortize:
-        more["ranges"] = read_ranges(amortize)
+        more["ranges"] = read_ranges(existing_file(amortize))
     if start:
-        more["start"] = str(Run.open(start, out).path)
-    begin = Posterior.from_pretrained(more["start"], operator, prior) if "start" in more else None
+        more["start"] = str(Run.open(start, out).path.resolve())
+    # once there is a checkpoint, what was refined is part of it
+    begun = run is not None and any((run.path / name).exists() for name in checkpoint.NAMES)
+    begin = None
+    if "start" in more and not begun:
+        begin = Posterior.from_pretrained(more["start"], operator, prior)
     if begin and not stored:
         base = replace(base, **begin.policy.settings)
         prior = prior or begin.prior_name
@@ -149,7 +161,7 @@ def trained(
     begin: Posterior | None = None,
     device: str = "cpu",
     precision: str = "float32",
-    own_code: str = "",
+    own_code: Sequence[str] = (),
 ) -> tuple[Posterior, Run]:
     """Return the posterior trained in a new run, or in the `run` to resume, and that run.
 
@@ -212,11 +224,12 @@ def trained(
         else:
             return posterior, run
     console.note(f"{stopped}; everything is saved. Continue with:")
-    console.note(f"  {again or f'invprob train --resume {run.path}{own_code}'}")
+    again = again or console.line("invprob", "train", "--resume", run.path, *own_code)
+    console.note(f"  {again}")
     raise typer.Exit(128 + received[0])
 
 
-def finish(posterior: Posterior, run: Run, as_json: bool, own_code: str = "") -> None:
+def finish(posterior: Posterior, run: Run, as_json: bool, own_code: Sequence[str] = ()) -> None:
     """Draw the training's figure; print its certificate and what comes next."""
     from invprob import figures
 
@@ -236,15 +249,8 @@ def finish(posterior: Posterior, run: Run, as_json: bool, own_code: str = "") ->
     console.ending(
         [policy, figure],
         f"{run.name}: {posterior.certificate.verdict} ({posterior.seconds:.0f} s)",
-        f"invprob sample --n 64{_selection(run)}{own_code}",
+        *("invprob", "sample", "--n", 64, *options.selection(run.path), *own_code),
     )
-
-
-def _selection(run: Run) -> str:
-    """Return the option that picks this run, empty where it is the latest of the default folder."""
-    latest = Path("runs", "latest")
-    newest = latest.read_text().strip() if latest.is_file() else ""
-    return "" if run.path == Path("runs", newest) else f" --run {run.path}"
 
 
 @contextmanager

@@ -5,21 +5,28 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from invprob.observation import Observation
 from invprob.rtb import Trainer
-from invprob_cli import compare, options
+from invprob_cli import compare, console, options
 from invprob_cli.certificate import PROMISED
 from invprob_cli.compare import split_methods
+from invprob_cli.main import app
 from operators.errors import UnknownName
 from tests.conftest import document, invoke, refused
 
@@ -36,7 +43,110 @@ def folder(folder: Path) -> Path:
     shown = invoke(f"train --operator denoising --obs obs.h5 --name whole {SMALL} --threads 1")
     assert "next: invprob sample --n 64" in shown.stdout
     assert "Certificate" in shown.stdout
+    for name, key, value in (("away", "prior", "my digits"), ("holes", "data", np.nan)):
+        invoke(f"{SIMULATE} --out {name}.h5")
+        with h5py.File(f"{name}.h5", "a") as file:
+            if key == "prior":
+                file.attrs["prior"] = value
+            else:
+                file["data"][0, 0] = value
     return folder
+
+
+def run_words(words: Sequence[object]) -> list[str]:
+    """Run a command, given as words; return those of the next command."""
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    following = next(line for line in result.stdout.splitlines() if line.startswith("next: "))
+    return shlex.split(following)[2:]
+
+
+def test_next_commands_work_as_they_are(folder: Path) -> None:
+    """Own code is named again, and what has a space is one word."""
+    mine = folder / "my work"
+    mine.mkdir()
+    (mine / "own.py").write_text("def draw(z):\n    return 2 * z\n\n\ndraw.z_shape = (6,)\n")
+    prior, obs, runs = f"{mine}/own.py:draw", mine / "six.h5", mine / "runs"
+    made = ["simulate", "--operator", "denoising", "--prior", prior, "--out", obs]
+    train = run_words(made)
+    assert run_words(["inspect", obs]) == train
+    train += [*SMALL.split(), "--out", str(runs), "--name", "six"]
+    before = Path("runs/latest").read_text()
+    compare_ = run_words(run_words([*train, "--threads", 1]))
+    assert compare_[-4:] == ["--run", str(runs / "six"), "--prior", prior]
+    assert run_words([*compare_, "--n", 4])[0] == "sample"
+    for looked_at in (["inspect", runs / "six"], ["runs", "--runs", runs]):
+        assert run_words(looked_at) == [
+            "sample",
+            "--n",
+            "64",
+            "--run",
+            str(runs / "six"),
+            *compare_[-2:],
+        ]
+    assert run_words(["inspect", runs / "six" / "posterior.h5"]) == compare_
+    joined = ["compare", "--obs", obs, "--prior", prior.replace("/my", "/./my"), "--runs", runs]
+    assert "--run" in run_words([*joined, "--baselines", "none", "--n", 4])
+    (runs / "six" / "posterior.json").unlink()
+    assert run_words(["inspect", runs / "six"])[:3] == ["train", "--resume", str(runs / "six")]
+    assert Path("runs/latest").read_text() == before
+
+
+def test_inspect_counts_what_is_not_finite(folder: Path) -> None:
+    assert document("inspect holes.h5")["not_finite"] == 1
+    assert document("inspect obs.h5")["not_finite"] == 0
+    assert "1 values are NaN or infinite and not masked" in invoke("inspect holes.h5").stdout
+
+
+def test_a_refined_run_goes_on_without_the_run_that_it_refines(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("runs/whole", "runs/parent")
+    own = "--from parent --rtb-steps 2 --paths 4 --name child --set checkpoint_every=1"
+    invoke(f"train --obs obs.h5 {own}")
+    config = json.loads(Path("runs/child/config.json").read_text())
+    assert config["start"] == str(folder / "runs" / "parent")
+    shutil.rmtree("runs/parent")
+    Path("runs/child/posterior.json").unlink()
+    assert document("train --resume child")["run"] == "child"
+    refused("train --obs obs.h5 --from parent", 1, "no run 'parent'")
+    for checkpoint in Path("runs/child").glob("checkpoint*"):
+        checkpoint.unlink()
+    refused("train --resume child", 1, "parent': it was moved or deleted")
+    shutil.rmtree("runs/child")
+    Path("runs/latest").write_text("whole\n")
+
+
+def test_more_of_the_same_is_the_same_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a prior's longer training, and a benchmark with more seeds, were given is kept."""
+    given = "--suite gaussian --methods oracle --n 20 --set ema=0.98 --out scored"
+    again = shlex.join(run_words(["benchmark", *given.split()]))
+    for option in ("--suite gaussian", "--methods oracle", "--n 20", "--set ema=0.98", "--seeds 5"):
+        assert option in again
+    poor = SimpleNamespace(checks=[], passed=False, denoising_error={}, power_ratio={})
+    monkeypatch.setattr("invprob.prior_training.train_prior", lambda *_: poor)
+    given = "--size 32 --pool 64 --held-out 16 --bank 32 --turns --set warmup=3 --unit"
+    train = ["prior", "train", "--data", "digits", "--out", "my prior", *given.split(), "Jy / px"]
+    again = shlex.join(run_words([*train, "--steps", 4]))
+    assert "--out 'my prior-longer'" in again and "--unit 'Jy / px'" in again
+    for option in ("--size 32", "--pool 64", "--held-out 16", "--bank 32", "--steps 8", "--turns"):
+        assert option in again
+    assert "--set warmup=3" in again
+
+
+def test_samples_of_other_data_by_one_name_are_kept_apart(folder: Path) -> None:
+    for name, seed in (("a", 7), ("b", 8)):
+        Path(name).mkdir()
+        invoke(f"{SIMULATE.replace('--seed 3', f'--seed {seed}')} --out {name}/same.h5")
+    small = "sample --run whole --n 4 --obs"
+    first, second = (Path(document(f"{small} {name}/same.h5")["file"]) for name in "ab")
+    assert first.name == "same-posterior.h5" and second.name.startswith("same-") and second != first
+    assert document(f"{small} b/same.h5")["file"] == str(second)
+    shown = invoke(f"{small} b/same.h5")
+    assert "is of other data" in shown.stderr
+    assert "next: invprob compare --baselines dps --run runs/whole --obs b/same.h5" in shown.stdout
 
 
 def test_simulate_is_reproducible_and_draws_a_figure(folder: Path) -> None:
@@ -154,16 +264,33 @@ def test_many_methods_have_a_row_each(capsys: pytest.CaptureFixture[str]) -> Non
     assert cells["m6"] == "7"
 
 
+@pytest.mark.parametrize("width", [40, 80, 150])
+def test_numbers_of_a_table_are_never_broken(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console.out, "width", width)
+    numbers = [[f"{row}.{column:03}e-07 ± 1e-08" for column in range(9)] for row in range(3)]
+    rows = [["a method of some name", *row] for row in numbers]
+    console.table(("", *(f"score {i}" for i in range(9))), rows, "title")
+    shown = capsys.readouterr().out
+    assert all(number in shown for row in numbers for number in row)
+    assert max(map(len, shown.splitlines())) <= width and shown.count("title") == 1
+
+
 def test_compare_finds_the_run_of_an_observation(folder: Path) -> None:
     joined = document("compare --obs obs.h5 --baselines none --n 4")
     assert [row["name"] for row in joined["methods"]] == ["rtb"]
     invoke(f"{SIMULATE} --out other.h5 --noise 0.3")
     table = invoke("compare --obs other.h5 --baselines copaint:steps=3 --n 4").stdout
-    alone = json.loads(Path("other-compare/compare.json").read_text())
+    kept = Path("other-compare/compare.json")
+    alone = json.loads(kept.read_text())
     assert [row["name"] for row in alone["methods"]] == ["copaint:steps=3"]
-    assert "not defined" in table
+    assert "not defined" in table and "at least 19 samples" in table
     assert "next: invprob train --obs other.h5" in table
-    assert "another observation" in invoke("compare --obs other.h5 --run whole", 2).stderr
+    shown = invoke("compare --obs other.h5 --run whole --baselines none --n 4")
+    assert "another observation" in shown.stderr
+    assert [row["name"] for row in json.loads(kept.read_text())["methods"]] == ["rtb"]
+    assert "next: invprob sample --n 256 --run runs/whole --obs other.h5" in shown.stdout
 
 
 def test_lists_name_what_there_is(folder: Path) -> None:
@@ -176,6 +303,8 @@ def test_lists_name_what_there_is(folder: Path) -> None:
     assert not dps["needs_linear"]
     assert "random_field" in {row["name"] for row in document("priors")}
     assert "whole" in {row["name"] for row in document("runs")}
+    elbo = document("inspect runs/whole")["certificate"]["elbo"]
+    assert f" {elbo:.4g} " in invoke("runs").stdout
     for command in ("operators", "priors", "baselines", "runs"):
         assert "next: invprob" in invoke(command).stdout
 
@@ -218,7 +347,12 @@ def test_doctor_is_content_here() -> None:
         ("train --obs obs.h5 --set replay=0.95", 3, "it needs at least 2"),
         ("train --obs obs.h5 --quality best", 2, "choose draft, default, high"),
         ("train --obs obs.h5 --quality high --quick", 2, "give one of them"),
-        ("train --obs obs.h5 --name ../x", 1, "run name '../x' is refused"),
+        ("train --obs obs.h5 --name ../x", 2, "needed the name of one folder"),
+        ("train --obs obs.h5 --amortize nope.toml", 3, "no file 'nope.toml'"),
+        ("train --obs away.h5", 2, "suggests the prior 'my digits', which is not found"),
+        ("check --obs away.h5", 2, "suggests the prior 'my digits', which is not found"),
+        ("check --obs holes.h5", 3, "holes.h5: data has 1 values that are NaN"),
+        ("simulate --operator denoising --out /proc/x.h5", 1, "cannot write /proc/x.h5"),
         ("train --obs obs.h5 --name whole", 1, "exists already"),
         # fault_28, fault_41, fault_17, fault_31, fault_45
         ("train --resume whole --paths 5", 1, "train.paths: 4 -> 5"),
@@ -337,6 +471,26 @@ def test_help_is_light() -> None:
         f"sys.exit(', '.join(m for m in {HEAVY} if m in sys.modules) or 0)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_stop_is_told_and_a_closed_stdout_is_none(folder: Path) -> None:
+    def shell(script: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            ["bash", "-c", script], env=environment, capture_output=True, text=True, check=False
+        )
+
+    closed = shell(f"{sys.executable} -m invprob_cli runs >&-")
+    assert (closed.returncode, closed.stderr) == (0, "")
+    early = "import sys, os; sys.argv = ['invprob']; import invprob_cli; os.kill(os.getpid(), 2)"
+    begun = shell(f'{sys.executable} -c "{early}"')
+    assert (begun.returncode, begun.stderr) == (130, "")
+    for number, error in ((signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("invprob.run.Run.open", Mock(side_effect=error))
+            said = invoke("sample", 128 + number).stderr
+            assert "interrupted; what was drawn is kept" in said
+            assert "nothing is kept" in invoke("diagnose", 128 + number).stderr
 
 
 def test_fault_40_a_reader_that_has_gone_is_no_error(folder: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from invprob.config import TrainConfig
 from invprob.observation import Observation
 from invprob.run import Run
+from invprob_cli import console
 from invprob_cli.diagnose import following
 from operators.denoising import Denoising
 from tests.conftest import invoke, refused
@@ -68,7 +69,7 @@ def test_what_trains_longer_is_the_same_training(tmp_path: Path) -> None:
     made = Observation(Denoising((2, 3)), np.arange(6.0).reshape(2, 3), 0.1)
     run = Run.create(made, facts, tmp_path, name="run").path
     failed: Any = SimpleNamespace(passed=False)
-    assert following(failed, run) == (
+    assert console.line(*following(failed, run)) == (
         f"invprob train --obs {run}/obs.h5 --prior 'my prior/' --from runs/first --policy lora "
         "--set rank=2 --warm-steps 10 --rtb-steps 60 --seed 3"
     )

@@ -64,6 +64,7 @@ def test_every_number_follows_from_the_files(folder: Path) -> None:
     assert made.mask is not None and np.array_equal(made.mask, expected)
     header = fits.Header.fromstring(made.wcs_header, sep="\n")
     assert (header["CRPIX1"], header["CRPIX2"]) == (14.5, 9.5)
+    assert (header["NAXIS1"], header["NAXIS2"]) == (24, 20)
     assert "3 subtracted, then times 2.5" in str(header["HISTORY"])
     assert made.unit == "0.4 electron/s" and made.flux_scale == 2.5
     assert facts["flux_scale"] == 2.5 and facts["background"] == 3

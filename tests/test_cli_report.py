@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+from invprob_cli.report import CAPTIONS, caption
 from tests.conftest import document, invoke, refused
 
 SMALL = "--steps 6 --width 8 --blocks 1 --warm-steps 2 --rtb-steps 1 --paths 4 --set bank=16"
@@ -34,10 +35,15 @@ def test_fault_44_a_report_shows_what_the_run_holds_and_escapes_it(folder: Path)
     assert text.count("data:image/png;base64,") == 4
     assert facts["verdict"] in text.replace("&#x27;", "'") and "<td>dps:steps=3" not in text
     assert "<th>dps:steps=3</th>" in text and "<td>crps</td>" in text
+    assert "<th>4 samples of each, 1 observation</th>" in text and " ± " in text
+    assert "<td>noise_sigma_range</td>" in text and "<td>parameters.shape</td>" in text
     assert "&lt;script&gt;" in text and "<script" not in text
     assert "&lt;b&gt;tarp&lt;/b&gt;" in text and "regions &amp; truths" in text
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "train.warm_steps" in text
+    assert caption("two-1-samples") == f"{CAPTIONS['samples']}: observation two-1"
+    shown = invoke("report --run one").stdout
+    assert f"next: python -m webbrowser {Path('runs/one/report.html').resolve().as_uri()}" in shown
     refused("report --run none", 1, "no run 'none'")
     Path("runs/one/compare.json").write_text("{")
     refused("report --run one", 3, "compare.json is damaged")

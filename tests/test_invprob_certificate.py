@@ -12,6 +12,7 @@ import torch
 from invprob.certificate import carried, certify, pareto_k
 from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
+from invprob_cli.certificate import certificate_rows
 from operators.denoising import Denoising
 from operators.noise import Gaussian
 from tests.conftest import scored
@@ -88,6 +89,18 @@ def test_a_handful_of_effective_samples_is_not_reliable() -> None:
     found = certify(scored(log_w))
     assert found.ess is not None and found.ess < 20
     assert found.verdict.startswith("approximate") and "train longer" not in found.verdict
+
+
+def test_a_few_even_weights_ask_for_more_samples_not_for_training() -> None:
+    log_w = np.random.default_rng(0).normal(0, 0.8, 26)
+    found = certify(scored(log_w), gaps=np.array([1.0, 3.0]))
+    assert found.ess is not None and found.ess < 20 and found.few
+    assert "26 samples are too few" in found.verdict and "train" not in found.verdict
+    rows = {name: (value, said) for name, value, said in certificate_rows(found)}
+    assert "too few to give its error" in rows["log Z"][1]
+    assert "±" in rows["EUBO"][0] and "no bound" in rows["EUBO"][1]
+    many = certify(scored(np.tile(log_w, 4)), gaps=np.array([1.0, 3.0]))
+    assert not many.few and "upper bound" in certificate_rows(many)[2][2]
 
 
 def test_importance_evidence_of_log_normal_weights() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import AsinhNorm
 
-from invprob import figures, panels
+from invprob import figures, panels, trust_figures
 from invprob.observation import Observation
 from operators.inpainting import Inpainting
 from operators.lensing import Lensing
@@ -110,6 +110,27 @@ def test_a_method_that_has_diverged_leaves_the_others_their_scale() -> None:
     figure = figures.compare_figure(observation, results)
     (std,) = (a for a in figure.axes if a.get_title() == "std")
     assert std.images[0].norm.vmax <= 3 * known.x.std(0).max()
+
+
+def test_vectors_are_compared_on_one_scale_beside_a_truth_that_is_named() -> None:
+    observation = vector()
+    known, wide = draws(observation, 3), draws(observation, 3)
+    wide.x = 2 * wide.x
+    results: Any = [SimpleNamespace(name="one", draws=some) for some in (known, wide)]
+    figure = figures.compare_figure(observation, results)
+    rows = np.reshape(figure.axes, (3, 5))
+    assert len({ax.get_ylim() for ax in rows[1:, [0, 3, 4]].flat}) == 1
+    assert len({ax.get_ylim() for ax in rows[1:, 1]}) == 1
+    assert [text.get_text() for text in rows[1, 0].get_legend().get_texts()] == ["truth"]
+
+
+def test_a_few_samples_stand_out_among_exact_ones() -> None:
+    x = np.random.default_rng(0).normal(size=(1000, 2))
+    results = [SimpleNamespace(name=str(n), draws=SimpleNamespace(x=x[:n])) for n in (100, 500)]
+    rows = [{"sliced_wasserstein": 1.0}] * 2
+    found: Any = SimpleNamespace(reference=x, results=results, rows=rows, floor={"floor": 0.1})
+    few, many = (ax.lines[-1] for ax in trust_figures.benchmark_figure(found).axes[1:3])
+    assert few.get_markersize() > many.get_markersize() and few.get_alpha() == 1
 
 
 def test_data_without_a_truth_are_shown_in_units_of_the_noise() -> None:

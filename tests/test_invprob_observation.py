@@ -429,6 +429,8 @@ def test_a_file_never_makes_code_run(
     with caplog.at_level(logging.WARNING, "invprob"):
         assert Observation.read("obs.h5").prior == ""
     assert "own-1.py:Prior, which is ignored" in caplog.text
+    caplog.clear()
+    assert Observation.read("obs.h5", prior=f"{own}:Prior").prior == "" and not caplog.text
 
 
 def test_unknown_operator_parameter_is_told(file: Path) -> None:
