@@ -103,16 +103,22 @@ def train(
 
     device = launch.join(nproc, device, precision)
     from invprob.observation import Observation
+    from operators.errors import RunError
 
     run = Run.open(resume, out) if resume else None
     file = obs or (run.path / "obs.h5" if run else Path())
     stored = run.config if run else {}
+    if prior is None and ":" in (stored.get("prior") or ""):
+        raise RunError(
+            f"{file.parent} was begun with the prior {stored['prior']}, the user's own: if you "
+            "trust that code, name it, --prior"
+        )
     observation = Observation.read(file, operator, prior or stored.get("prior"))
     from invprob import checkpoint
     from invprob.config import TrainConfig
     from invprob.instruments import read_ranges
     from invprob.obs_file import existing_file
-    from invprob.posterior import Posterior
+    from invprob.posterior import Posterior, same_prior
 
     base = TrainConfig()
     if stored:
@@ -135,7 +141,9 @@ def train(
     config = options.configured(base, settings, **flags)
     prior = prior or stored.get("prior")
     if run:
-        facts = {"prior": prior, "train": asdict(config), **more}
+        named = stored.get("prior")  # may be another path to it
+        same = prior and named and same_prior(prior, named)
+        facts = {"prior": named if same else prior, "train": asdict(config), **more}
         run.check_same(facts, observation.sha256())
     options.use_threads(threads)
     posterior, run = trained(

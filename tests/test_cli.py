@@ -88,7 +88,13 @@ def test_next_commands_work_as_they_are(folder: Path) -> None:
     joined = ["compare", "--obs", obs, "--prior", prior.replace("/my", "/./my"), "--runs", runs]
     assert "--run" in run_words([*joined, "--baselines", "none", "--n", 4])
     (runs / "six" / "posterior.json").unlink()
-    assert run_words(["inspect", runs / "six"])[:3] == ["train", "--resume", str(runs / "six")]
+    again = run_words(["inspect", runs / "six"])
+    assert again[:3] == ["train", "--resume", str(runs / "six")]
+    assert again[3:] == ["--prior", prior]
+    bare = again[:3]
+    result = CliRunner().invoke(app, bare)
+    assert result.exit_code == 1 and "if you trust that code, name it" in result.stderr
+    run_words([*bare, "--prior", prior.replace("/my", "/./my")])
     assert Path("runs/latest").read_text() == before
 
 
