@@ -67,7 +67,7 @@ def read_fits_image(
     except (OSError, TypeError, ValueError, KeyError, AstropyWarning) as error:
         raise ObservationError(f"{name}: not a readable FITS file ({error})") from error
     if plane is not None:
-        cube = data.reshape([n for n in shape if n != 1])
+        cube = data if data.ndim == ndim + 1 else data.reshape([n for n in shape if n != 1])
         if cube.ndim != ndim + 1 or plane >= len(cube):
             raise ObservationError(f"{name}[{index}] has shape {shape}; there is no plane {plane}")
         data = cube[plane]

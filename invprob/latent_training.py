@@ -8,6 +8,7 @@ their diffusion is trained as that of pixels is (`invprob.prior_training`).
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from operators.errors import ObservationError
 from priors._autoencoder import FOLDER, Autoencoder
 from priors._autoencoder_training import AutoencoderTraining, train_autoencoder, whiten
+from priors._folder import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from invprob.trajectory import Progress
@@ -86,11 +88,16 @@ def trained_coder(
 
     A training that was stopped begins anew. `scale` is the rms of the images.
     """
-    if not (work / FOLDER).exists():
+    if not (work / FOLDER / WEIGHTS_FILE).exists():
         autoencoder = Autoencoder(coder(pool.shape[-1]), scale, PATCH)
         for step, error, nats in train_autoencoder(autoencoder, pool, config):
             if progress:
                 progress("train autoencoder", step, config.steps, {"error": error, "KL": nats})
         whiten(autoencoder.cpu(), torch.from_numpy(pool[:WHITENED]))
-        autoencoder.save(work)
+        partial = work / "autoencoder.partial"  # whole or not there: it may be killed meanwhile
+        for stale in (partial, work / FOLDER):
+            shutil.rmtree(stale, ignore_errors=True)
+        autoencoder.save(partial)
+        (partial / FOLDER).replace(work / FOLDER)
+        partial.rmdir()
     return Autoencoder.load(work, scale, PATCH)  # as it is kept: rounded to half precision

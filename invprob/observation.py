@@ -35,6 +35,7 @@ __all__ = ["Observation", "check_finite", "real_array"]
 
 log = logging.getLogger("invprob")
 
+SINGLE = np.finfo(np.float32)  # what inference computes in
 GAUSSIAN = "gaussian"  # the noise of an observation that names no other
 
 
@@ -246,6 +247,11 @@ class Observation:
             "data", np.where(kept, batch, 0).reshape(self.data.shape), "mask them (mask = True)"
         )
         values = batch[:, kept]
+        _check_range("data", np.abs(values), 0.0, "value")
+        if self.noise_sigma is not None:
+            sigma = np.broadcast_to(np.asarray(self.noise_sigma, float), kept.shape)[kept]
+            with np.errstate(over="ignore", divide="ignore"):
+                _check_range("noise_sigma", sigma**-2, float(SINGLE.tiny), "1 / sigma^2")
         self.noise.refuse_data(values)
         if values.shape[1] > 1 and (values == values[:, :1]).all(axis=1).any():
             raise ObservationError(
@@ -269,6 +275,17 @@ def real_array(name: str, value: Any) -> NDArray[Any]:
     array = np.array(array, dtype=np.float32 if single else np.float64)
     array.setflags(write=False)
     return array
+
+
+def _check_range(name: str, array: NDArray[Any], least: float, what: str) -> None:
+    """Raise `ObservationError` on positive numbers that float32, which inference uses, lacks."""
+    beyond = array[(array < least) | (array > SINGLE.max)]
+    if beyond.size:
+        raise ObservationError(
+            f"{name}: {beyond.size} pixels have a {what} such as {beyond[0]:.3g}, out of the range "
+            "of float32: rescale data and noise alike to a unit in which they are about 1 (import "
+            "--flux-scale), or mask these pixels"
+        )
 
 
 def _boolean(name: str, value: Any) -> NDArray[np.bool_]:

@@ -165,10 +165,14 @@ def _is_fits(path: Path) -> bool:
 
 
 def _picture(path: Path) -> NDArray[np.float64]:
-    """Return the grey values 0..1 (H, W) of a picture."""
+    """Return the grey values 0..1 (H, W) of a picture; of float and 32-bit ones as they are."""
     from matplotlib.image import imread
+    from PIL import Image
 
     try:
+        with Image.open(path) as picture:
+            if picture.format == "TIFF" and picture.mode in ("F", "I"):  # imread would clip these
+                return np.asarray(picture, float)[::-1]
         image = np.asarray(imread(path))
     except (OSError, ValueError, SyntaxError) as error:
         raise ObservationError(f"{path}: not a readable picture ({error})") from error

@@ -1,7 +1,8 @@
 """How good an image prior is: its denoiser and its draws against images that it has not seen.
 
     denoising        E|z_0 - zhat_0|^2 over that of the best stationary linear filter (Wiener),
-                     mean over k of P rho^2 / (P + rho^2), at the worst noise ratio rho
+                     P / (P + rho^2) by the mean and power of the other half of the images, at the
+                     worst noise ratio rho
     generalisation   the same error on held-out images over that on those trained on
     sliced distance  mean 1-Wasserstein distance of projections, over that of two sets of images
     power spectrum   median power of draws over that of images, in the worst band of frequencies
@@ -11,11 +12,15 @@
                      (in the manner of Meehan et al. 2020, arXiv 2004.05675)
 
 Limits are sizes of effects, not significances: no network is exact, and enough draws would show it.
+Where images are few, a limit rises to what chance alone gives: the statistic of both sets dealt out
+anew (Pitman 1937, doi:10.2307/2984124), which an exact prior exceeds in `FALSE_ALARM` of cases.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.stats import norm as normal
 from scipy.stats import wasserstein_distance
+from torch import Tensor
 
 from invprob.calibration import Check
 from invprob.metrics import sliced_wasserstein
@@ -35,10 +42,14 @@ from priors.base import Prior
 from priors.training import dihedral
 
 Images = NDArray[np.float64]
+Statistic = Callable[[Images, Images], Any]  # of two sets, a number
+Denoise = Callable[[Tensor, float], Tensor]  # z_t (B, *z_shape) and t to the estimate of z_0
 
 RHOS = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # noise ratios of the denoising table
 AT_ONCE = 256  # images that a network sees in one call; changes no result
 MOST = 512  # draws, and images whose denoising errors are averaged
+FEWEST = 50  # images held out: fewer tell no prior from another
+FALSE_ALARM = 1 / 400  # of one check of an exact prior
 SPLITS = 8  # pairs of sets of images whose distance is the floor
 BANDS = (1, 3, 7, 14, 28, 56, 112, 224)  # edges, cycles per image
 COARSE = 16  # side to which images are binned before nearest neighbours are sought, px
@@ -95,7 +106,8 @@ def check(
     Without the latter, generalisation and copies are left out; `turns` says that its training
     turned and flipped them. `draws` (m, H, W) are judged in place of those that it has. Where the
     decoder is not an isometry, what concerns the denoiser is left out: its errors are of codes, not
-    of images. Raises ObservationError on images of another shape.
+    of images. Under `FEWEST` held-out images there is no verdict, which is what the one check says.
+    Raises ObservationError on images of another shape.
     """
     if held_out.shape[1:] != prior.x_shape:
         raise ObservationError(
@@ -109,31 +121,39 @@ def check(
         draws = prior.decode(prior.draw(n, seed=0)).double().cpu().numpy()
     found, errors = [], {}
     if prior.isometric:
-        errors = validation(prior, held_out[:n], 1)
-        ratio = {rho: error / _wiener(held_out / prior.scale, rho) for rho, error in errors.items()}
-        worst = max(ratio, key=lambda rho: ratio[rho])
-        found = [_check("denoising", ratio[worst], f"of the best linear filter's error at {worst}")]
-    if trained is not None and prior.isometric:
-        own = validation(prior, trained[:n].astype(np.float64), 1)
-        gap = {rho: errors[rho] / max(own[rho], SMALLEST) for rho in errors}
-        worst = max(gap, key=lambda rho: gap[rho])
-        found.append(
-            _check("generalisation", gap[worst], f"of the error on images trained on, at {worst}")
-        )
-    found.append(_sliced(draws, held_out))
+        own = _errors(prior, held_out[:n])
+        errors = {f"{rho:g}": float(own[:, i].mean()) for i, rho in enumerate(RHOS)}
     power = power_ratio(draws / prior.scale, held_out / prior.scale, prior.schedule.rho_min)
+    if len(held_out) < FEWEST:
+        said = f"{len(held_out)} images held out are too few for a verdict; needed {FEWEST}"
+        remedy = "hold out more images, or give others that it has not seen"
+        return Quality(
+            (Check("images", FEWEST / len(held_out), 1.0, False, said, remedy),), errors, power
+        )
+    if prior.isometric:
+        found.append(_denoising(own, _errors(prior, held_out[:n], _wiener(prior, held_out[n:]))))
+    if trained is not None and prior.isometric:
+        seen = _errors(prior, trained[:n].astype(np.float64))
+        gap = _ratios(own, seen)
+        said = f"of the error on images trained on, at {RHOS[int(gap.argmax())]:g}"
+        found.append(_judged("generalisation", lambda a, b: _ratios(a, b).max(), own, seen, said))
+    found.append(_sliced(draws, held_out))
     if power:
-        band = max(power, key=lambda name: abs(np.log(power[name])))
-        factor = max(power[band], 1 / power[band])
+        ours, theirs = (
+            np.stack([each[band] for band in power], 1) for each in map(_powers, (draws, held_out))
+        )
+        band = list(power)[int(_factors(ours, theirs).argmax())]
         said = f"draws have {power[band]:.2f} of the power at {band}"
-        found.append(_check("power spectrum", factor, said))
+        found.append(
+            _judged("power spectrum", lambda a, b: _factors(a, b).max(), ours, theirs, said)
+        )
+    rounding = ROUNDING * np.abs(held_out).sum((1, 2)).mean()  # where all have the same flux
     for name, of in (("flux", flux), ("peak", peak), ("extent", extent)):
         ours, theirs = of(draws), of(held_out)
-        rounding = ROUNDING * np.abs(held_out).sum((1, 2)).mean()  # where all have the same flux
-        spread = max(theirs.std(), LEAST_SPREAD * abs(theirs.mean()), rounding)
-        shift = wasserstein_distance(ours, theirs) / spread
+        if not len(ours):
+            continue  # nothing but zeros has no extent
         medians = f"median {np.median(ours):.3g}, of images {np.median(theirs):.3g}"
-        found.append(_check(name, shift, medians))
+        found.append(_judged(name, partial(_shift, rounding=rounding), ours, theirs, medians))
     if trained is not None:
         found.append(_copies(draws, held_out[:n], trained, turns))
     else:
@@ -146,15 +166,21 @@ def validation(prior: Prior, images: Images, draws: int = 4) -> dict[str, float]
     return {f"{r:g}": float(denoising_error(prior, images, r, draws).mean()) for r in RHOS}
 
 
-def denoising_error(prior: Prior, images: Images, rho: float, draws: int = 4) -> Images:
-    """Return |z_0 - zhat_0|^2 / d of images (n, H, W) at one noise ratio: (n,), a mean of draws."""
+def denoising_error(
+    prior: Prior, images: Images, rho: float, draws: int = 4, denoise: Denoise | None = None
+) -> Images:
+    """Return |z_0 - zhat_0|^2 / d of images (n, H, W) at one noise ratio: (n,), a mean of draws.
+
+    zhat_0 is the prior's, or that of another denoiser of its states.
+    """
+    denoise = denoise or prior.denoise
     z0 = prior.encode(torch.from_numpy(images).float().to(prior.device))
     t, errors = prior.schedule.time(rho), []
     for seed in range(draws):
         eps = torch.randn(z0.shape, generator=torch.Generator().manual_seed(seed)).to(z0)
         zt = prior.schedule.noise(z0, t, eps)
         with torch.no_grad():
-            clean = torch.cat([prior.denoise(part, t) for part in torch.split(zt, AT_ONCE)])
+            clean = torch.cat([denoise(part, t) for part in torch.split(zt, AT_ONCE)])
         errors.append((clean - z0).square().flatten(1).mean(1).double().cpu().numpy())
     mean: Images = np.mean(errors, 0)
     return mean
@@ -163,20 +189,16 @@ def denoising_error(prior: Prior, images: Images, rho: float, draws: int = 4) ->
 def power_ratio(draws: Images, images: Images, rho_min: float) -> dict[str, float]:
     """Return the ratio of median powers in the bands that a chain from `rho_min` up resolves.
 
-    Bands are named by their edges in cycles per image; images (n, H, W) are in model units.
+    Bands are named by their edges in cycles per image, its shorter side where it is no square;
+    images (n, H, W) are in model units.
     """
-    side = images.shape[-1]
-    k = np.hypot(*np.meshgrid(np.fft.fftfreq(side) * side, np.fft.fftfreq(side) * side))
-    ours, theirs = (np.abs(np.fft.fft2(x, norm="ortho")) ** 2 for x in (draws, images))
-    found = {}
-    for low, high in pairwise(BANDS):
-        band = (k >= low) & (k < high) & (k <= side / 2)
-        if not band.any():
-            break
-        one, two = (float(np.median(x[:, band].mean(1))) for x in (ours, theirs))
-        if two >= RESOLVED * rho_min**2:
-            found[f"{low}-{min(high, side // 2)} cycles"] = one / two
-    return found
+    ours, theirs = _powers(draws), _powers(images)
+    medians = {name: float(np.median(each)) for name, each in theirs.items()}
+    return {
+        name: float(np.median(ours[name])) / median
+        for name, median in medians.items()
+        if median >= RESOLVED * rho_min**2
+    }
 
 
 def flux(images: Images) -> Images:
@@ -190,17 +212,77 @@ def peak(images: Images) -> Images:
 
 
 def extent(images: Images) -> Images:
-    """Return the root mean square distance (px) of |x| from its centroid, of images (n, H, W)."""
-    weight = np.abs(images) / np.abs(images).sum((1, 2), keepdims=True)
+    """Return the root mean square distance (px) of |x| from its centroid, of images (n, H, W).
+
+    Those that are all zeros have none, and are left out.
+    """
+    total = np.abs(images).sum((1, 2), keepdims=True)
+    weight = np.abs(images)[total[:, 0, 0] > 0] / total[total[:, 0, 0] > 0]
     rows, columns = np.indices(images.shape[1:])
     moments = [(weight * axis**p).sum((1, 2)) for axis in (rows, columns) for p in (1, 2)]
     return np.asarray(np.sqrt(moments[1] - moments[0] ** 2 + moments[3] - moments[2] ** 2))
 
 
-def _wiener(z: Images, rho: str) -> float:
-    """Return the error of the best stationary linear denoiser of z (n, H, W), its mean known."""
-    power = np.square(np.abs(np.fft.fft2(z - z.mean(0), norm="ortho"))).mean(0)
-    return float((power * float(rho) ** 2 / (power + float(rho) ** 2)).mean())
+def _errors(prior: Prior, images: Images, denoise: Denoise | None = None) -> Images:
+    """Return the denoising errors (n, len(RHOS)) of images (n, H, W), the same noise in each."""
+    return np.stack([denoising_error(prior, images, rho, 1, denoise) for rho in RHOS], 1)
+
+
+def _wiener(prior: Prior, images: Images) -> Denoise:
+    """Return the best stationary linear denoiser of images (n, H, W) by their mean and power."""
+    x = torch.from_numpy(images)
+    mean = x.mean(0)
+    power = torch.fft.fft2((x - mean) / prior.scale, norm="ortho").abs().square().mean(0)
+
+    def denoise(z: Tensor, t: float) -> Tensor:
+        noisy = prior.decode(z / prior.schedule.alpha(t)).double().cpu()  # x + scale rho eps
+        gain = power / (power + prior.schedule.rho(t) ** 2)
+        clean = mean + torch.fft.ifft2(gain * torch.fft.fft2(noisy - mean)).real
+        return prior.encode(clean.float().to(z.device))
+
+    return denoise
+
+
+def _denoising(own: Images, linear: Images) -> Check:
+    """Return the check of a prior's errors (n, len(RHOS)) beside those of the linear filter."""
+    ratio = _ratios(own, linear)
+    worst = int(ratio.argmax())
+    # both denoise the same noisy images, so that their difference tells more than each
+    apart = own[:, worst] - ratio[worst] * linear[:, worst]
+    error = float(apart.std() / len(own) ** 0.5 / linear[:, worst].mean())
+    said = f"of the best linear filter's error at {RHOS[worst]:g}"
+    return _check("denoising", ratio[worst], said, 1 + normal.isf(FALSE_ALARM) * error)
+
+
+def _ratios(ours: Images, theirs: Images) -> Images:
+    """Return the ratio of mean errors (n, len(RHOS)) at every noise ratio."""
+    return np.asarray(ours.mean(0) / np.maximum(theirs.mean(0), SMALLEST))
+
+
+def _powers(images: Images) -> dict[str, Images]:
+    """Return the mean power (n,) of images (n, H, W) in every band, by its name."""
+    side, frequencies = min(images.shape[1:]), map(np.fft.fftfreq, images.shape[1:])
+    rows, columns = (f * side for f in frequencies)
+    k = np.hypot(rows[:, None], columns)
+    power, found = np.abs(np.fft.fft2(images, norm="ortho")) ** 2, {}
+    for low, high in pairwise(BANDS):
+        band = (k >= low) & (k < high) & (k <= side / 2)
+        if not band.any():
+            break
+        found[f"{low}-{min(high, side // 2)} cycles"] = power[:, band].mean(1)
+    return found
+
+
+def _factors(ours: Images, theirs: Images) -> Images:
+    """Return the factors of at least 1 between the median powers (n, bands) of two sets."""
+    one, two = (np.maximum(np.median(x, 0), np.finfo(float).tiny) for x in (ours, theirs))
+    return np.asarray(np.maximum(one / two, two / one))
+
+
+def _shift(ours: Images, theirs: Images, rounding: float) -> float:
+    """Return the distance of numbers from those of images, in standard deviations of these."""
+    spread = max(theirs.std(), LEAST_SPREAD * abs(theirs.mean()), rounding)
+    return float(wasserstein_distance(ours, theirs) / spread)
 
 
 def _sliced(draws: Images, images: Images) -> Check:
@@ -219,8 +301,8 @@ def _sliced(draws: Images, images: Images) -> Check:
 def _copies(draws: Images, held_out: Images, trained: NDArray[Any], turns: bool) -> Check:
     """Return the check that draws lie no nearer to images trained on than held-out ones do."""
     ours, theirs = (_nearest(x, trained, turns) for x in (draws, held_out))
-    share = float((ours < np.quantile(theirs, NEAR)).mean())
-    return _check("copies", share, f"of draws are nearer to one of {len(trained)} trained on")
+    said = f"of draws are nearer to one of {len(trained)} trained on"
+    return _judged("copies", lambda a, b: (a < np.quantile(b, NEAR)).mean(), ours, theirs, said)
 
 
 def _nearest(images: Images, trained: NDArray[Any], turns: bool) -> Images:
@@ -241,10 +323,22 @@ def _coarse(images: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(images[:, None].float(), factor).flatten(1)
 
 
-def _check(name: str, statistic: float, said: str) -> Check:
-    passed = bool(statistic <= LIMITS[name])
+def _judged(name: str, statistic: Statistic, ours: Images, theirs: Images, said: str) -> Check:
+    """Return the check of a statistic of two sets (n, ...) and (m, ...), by limit and chance.
+
+    Chance is what it is at most when both are dealt out anew, `1 / FALSE_ALARM - 1` times.
+    """
+    both, n, rng = np.concatenate([ours, theirs]), len(ours), np.random.default_rng(0)
+    dealt = (rng.permutation(both) for _ in range(round(1 / FALSE_ALARM) - 1))
+    chance = max(float(statistic(deal[:n], deal[n:])) for deal in dealt)
+    return _check(name, float(statistic(ours, theirs)), said, chance)
+
+
+def _check(name: str, statistic: float, said: str, chance: float = 0.0) -> Check:
+    threshold = max(LIMITS[name], float(chance))
+    passed = bool(statistic <= threshold)
     remedy = None if passed else REMEDIES.get(name, LONGER)
-    return Check(name, float(statistic), LIMITS[name], passed, f"{statistic:.3g}: {said}", remedy)
+    return Check(name, float(statistic), threshold, passed, f"{statistic:.3g}: {said}", remedy)
 
 
 def sheet(chain: Images, held_out: Images, path: Path, rows: int = 8) -> None:

@@ -29,7 +29,7 @@ from priors._autoencoder import Autoencoder
 from priors._residual_model import ResidualModel
 from priors.base import Prior
 from priors.latent import Latent, LatentConfig
-from priors.pixel import Pixel, PixelConfig
+from priors.pixel import Pixel, PixelConfig, compact
 from priors.process import Schedule, generators
 from priors.training import averaged, patch_of, train, unet
 
@@ -181,7 +181,7 @@ def first_bank(prior: Pixel) -> torch.Tensor:
 
 def finish(prior: Pixel, bank: int) -> None:
     """Draw the bank of a trained prior and measure its residuals."""
-    prior.bank = torch.cat([prior.banked(z) for z in chain_states(prior, bank)]).half()
+    prior.bank = compact(torch.cat([prior.banked(z) for z in chain_states(prior, bank)]))
     model = ResidualModel.fit(prior, RESIDUAL_SEED) if prior.guided_in_x else None
     prior.config = replace(prior.config, residual_model=model, residuals=prior.residuals)
 

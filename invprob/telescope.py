@@ -37,6 +37,9 @@ Mask = NDArray[np.bool_]
 
 FRAME = 4  # width, pixels, of the frame where sky is expected
 TABLES = ("CPDIS", "DP1", "DP2", "D2IM")  # begin cards of distortions kept as tables
+FRAMES = {  # type of the longitude of a celestial system that is no equatorial one: its frame
+    "GLON": "galactic", "SLON": "supergalactic", "ELON": "barycentricmeanecliptic",
+}  # fmt: skip
 SQUARE = 0.01  # sides of a pixel may differ by this fraction
 
 
@@ -198,7 +201,8 @@ def pixel_scale(header: str) -> float | None:
 def orientation(stamp: Stamp) -> Array | None:
     """Return the CD matrix (2, 2) at a stamp's middle: pixels (x, y) to degrees (east, north).
 
-    By the celestial WCS of its header, None without one.
+    By the celestial WCS of its header, None without one. East and north are the equator's, that of
+    the header where it has one, else of ICRS; others are logged.
     """
     wcs = _celestial(stamp.header)
     if wcs is None:
@@ -207,9 +211,22 @@ def orientation(stamp: Stamp) -> Array | None:
     middle = (x + (nx - 1) / 2, y + (ny - 1) / 2)
     around = np.array([(0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5)])
     ends = wcs.wcs_pix2world(middle + around, 0)
-    east, north = (ends[::2] - ends[1::2]).T[[wcs.wcs.lng, wcs.wcs.lat]]
+    longitude, latitude = _equatorial(ends[:, wcs.wcs.lng], ends[:, wcs.wcs.lat], wcs.wcs.lngtyp)
+    east, north = ((a[::2] - a[1::2]) for a in (longitude, latitude))
     east = (east + 180) % 360 - 180  # right ascension 0 is 360
-    return np.array([east * np.cos(np.radians(ends[:, wcs.wcs.lat].mean())), north])
+    return np.array([east * np.cos(np.radians(latitude.mean())), north])
+
+
+def _equatorial(longitude: Array, latitude: Array, kind: str) -> tuple[Array, Array]:
+    """Return right ascension and declination of positions, all in degrees."""
+    if kind in FRAMES:
+        from astropy.coordinates import SkyCoord
+
+        there = SkyCoord(longitude, latitude, unit="deg", frame=FRAMES[kind]).icrs
+        return np.asarray(there.ra.deg), np.asarray(there.dec.deg)
+    if kind != "RA":
+        log.warning("the WCS is in %s, no system of the sky known here: north is its own", kind)
+    return longitude, latitude
 
 
 def _celestial(header: str) -> Any:

@@ -23,6 +23,7 @@ from priors._folder import WEIGHTS_FILE
 
 FOLDER = "vae"  # of a prior folder, as in diffusers
 FOLDERS = (FOLDER, "vqvae")  # of its pipelines
+SAID = 200  # letters quoted of what torch says of tensors that do not fit
 KINDS = ("AutoencoderKL", "VQModel")
 
 
@@ -67,8 +68,12 @@ class Autoencoder(torch.nn.Module):
 
     @classmethod
     def load(cls, folder: Path, scale: float, patch: int) -> Autoencoder:
-        """Read the network below a prior folder; raises ObservationError where it is none."""
+        """Read the network below a prior folder; raises ObservationError where it is none.
+
+        What cannot be read of it is named, so that it can be restored.
+        """
         import diffusers
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         own = folder_of(folder) or folder / FOLDER
@@ -80,8 +85,15 @@ class Autoencoder(torch.nn.Module):
         kind = settings.get("_class_name")
         if kind not in KINDS:
             raise ObservationError(f"{file} describes a {kind}; needed {' or '.join(KINDS)}")
-        network = getattr(diffusers, kind).from_config(settings)
-        network.load_state_dict(load_file(own / WEIGHTS_FILE))
+        weights = own / WEIGHTS_FILE
+        try:
+            network = getattr(diffusers, kind).from_config(settings)
+            network.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
+            said = " ".join(str(error).split())[:SAID]
+            raise ObservationError(
+                f"{weights} cannot be read as the {kind} of its config.json ({said}): restore both"
+            ) from error
         return cls(network.float(), scale, patch)
 
 

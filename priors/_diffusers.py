@@ -49,10 +49,11 @@ def levels(folder: Path) -> Levels:
             f'{folder}: dynamic thresholding changes with the batch: set "thresholding" to false '
             "in scheduler/scheduler_config.json"
         )
-    if "trained_betas" in config and config["trained_betas"] and name == "DDPMScheduler":
-        kept = np.cumprod(1 - np.array(config["trained_betas"]))  # float64, as ours are written
-        return _preserving(kept, config)
     scheduler = _scheduler(name, config, folder)
+    betas = scheduler.config.get("trained_betas")
+    if name == "DDPMScheduler" and betas and not scheduler.config["rescale_betas_zero_snr"]:
+        kept = np.cumprod(1 - np.array(betas))  # float64, as ours are written
+        return _preserving(kept, {**scheduler.config})
     prediction = str(scheduler.config.get("prediction_type", ""))
     if name.startswith("FlowMatchEuler"):
         sigma = scheduler.sigmas.double().numpy()[::-1]
@@ -102,9 +103,15 @@ def network_of(folder: Path) -> torch.nn.Module:
 
     settings = read_json(folder / "unet" / "config.json")
     name = settings.get("_class_name")
-    if name != "UNet2DModel" or settings.get("num_class_embeds"):
+    classes = settings.get("num_class_embeds") or settings.get("class_embed_type")
+    if name != "UNet2DModel" or classes:
         kind = "a class-conditional one" if name == "UNet2DModel" else str(name)
         raise ObservationError(f"{folder}/unet holds {kind}; needed an unconditional UNet2DModel")
+    if settings.get("time_embedding_type") == "learned":
+        raise ObservationError(
+            f"{folder}/unet has a learned embedding of whole timesteps; needed one that takes "
+            'those in between: time_embedding_type "positional" or "fourier"'
+        )
     try:
         network, found = UNet2DModel.from_pretrained(  # type: ignore[no-untyped-call]  # diffusers
             folder / "unet", use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False,
@@ -131,12 +138,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _preserving(kept: np.ndarray[Any, Any], config: dict[str, Any]) -> Levels:
-    """Return the levels of alphas_cumprod `kept`; one without any signal left is none."""
-    kept = kept[kept > 1e-12]
-    log_rho = 0.5 * np.log((1 - kept) / kept)
+    """Return the levels of alphas_cumprod `kept`; one without any signal or noise is none.
+
+    Nor is one of no more noise than another before it: where nothing is left of the signal, some
+    schedulers put a small number.
+    """
+    some = np.flatnonzero((kept > 1e-12) & (kept < 1))
+    log_rho = 0.5 * np.log((1 - kept[some]) / kept[some])
+    above = np.diff(np.maximum.accumulate(log_rho), prepend=-np.inf) > 0
+    timesteps, log_rho = some[above], log_rho[above]
     clip = float(config.get("clip_sample_range") or 1.0) if config.get("clip_sample") else None
-    timesteps = tuple(map(float, range(len(kept))))
-    return Levels(timesteps, tuple(log_rho), config["prediction_type"], clip=clip)
+    prediction = config["prediction_type"]
+    return Levels(tuple(map(float, timesteps)), tuple(log_rho), prediction, clip=clip)
 
 
 def _scheduler(name: str, config: dict[str, Any], folder: Path) -> Any:

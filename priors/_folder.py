@@ -11,6 +11,7 @@ from priors._diffusers import read_json
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"  # of every network of a folder
+NETWORKS = ("unet", "vae", "vqvae", "flow")  # the folders that hold one
 WEIGHTS = f"unet/{WEIGHTS_FILE}"
 ALL_WEIGHTS = f"*/{WEIGHTS_FILE}"
 
@@ -45,15 +46,19 @@ def weights_digest(folder: Path) -> str:
 
 
 def intact_weights(folder: Path, sha256: str) -> None:
-    """Raise ObservationError where the weights of a prior folder are missing or changed."""
-    if not any(folder.glob(ALL_WEIGHTS)):
-        pickle = (folder / WEIGHTS).with_suffix(".bin")
+    """Raise ObservationError where a network's weights are missing, or those of all changed."""
+    found = [folder / name for name in NETWORKS if (folder / name).is_dir()]
+    for network in found or [folder / NETWORKS[0]]:
+        file = network / WEIGHTS_FILE
+        if any(network.glob(f"{file.stem}*{file.suffix}")):  # in parts, or in another precision
+            continue
+        pickle = file.with_suffix(".bin")
         if pickle.exists():
             raise ObservationError(
                 f"{pickle} is a pickle, which can run code: save the model again with "
                 "safe_serialization=True"
             )
-        raise ObservationError(f"{folder / WEIGHTS} is missing: restore the prior folder")
+        raise ObservationError(f"{file} is missing: restore the prior folder")
     if sha256 and weights_digest(folder) != sha256:
         raise ObservationError(
             f"the weights of {folder} are corrupt: their sha256 differs from the one in "

@@ -12,7 +12,7 @@ from astropy.io import fits
 from invprob.observation import Observation
 from invprob.posterior import scale_ratio
 from invprob.registry import load_prior
-from invprob.telescope import Stamp, circles, pixel_scale, sky
+from invprob.telescope import Stamp, circles, orientation, pixel_scale, sky
 from operators.errors import ObservationError
 from operators.linear import Linear
 from tests.conftest import document, invoke, refused
@@ -119,6 +119,37 @@ def test_a_position_angle_is_that_of_the_sky(folder: Path, parity: int) -> None:
     write("bare.fits", IMAGE)
     bare = f"import bare.fits {common} --set pixel_scale=0.05 --set lens=[{lens}]"
     assert "no celestial WCS, so position angles" in " ".join(invoke(bare).stderr.split())
+
+
+@pytest.mark.parametrize("frame", ["galactic", "barycentricmeanecliptic"])
+def test_north_is_the_equator_s_in_any_system(
+    frame: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The offsets of pixels that astropy itself finds; where no system is known it is told."""
+    from astropy.coordinates import SkyCoord
+    from astropy.wcs import WCS
+
+    letter = "G" if frame == "galactic" else "E"
+    step, path = 0.05 / 3600, tmp_path / "a.fits"
+    cards = {
+        "CTYPE1": f"{letter}LON-TAN", "CTYPE2": f"{letter}LAT-TAN", "CRPIX1": 24.5, "CRPIX2": 20.5,
+        "CRVAL1": 120.0, "CRVAL2": 40.0, "CDELT1": -step, "CDELT2": step,
+    }  # fmt: skip
+    write(str(path), IMAGE, **cards)
+    stamp = Stamp.read(path)
+    found, wcs = orientation(stamp), WCS(cards)
+    ny, nx = IMAGE.shape
+    x, y = (nx - 1) / 2, (ny - 1) / 2
+    ends = wcs.wcs_pix2world([(x, y), (x + 1, y), (x, y + 1)], 0)
+    there = SkyCoord(ends[:, 0], ends[:, 1], unit="deg", frame=frame).icrs
+    away = [[o.deg for o in there[0].spherical_offsets_to(end)] for end in there[1:]]
+    assert found is not None
+    np.testing.assert_allclose(found, np.transpose(away), atol=1e-3 * step)
+    assert abs(found[0, 1]) > 0.1 * step  # its own north is another
+    write(str(path), IMAGE, **cards | {"CTYPE1": "HPLN-TAN", "CTYPE2": "HPLT-TAN"})
+    with caplog.at_level("WARNING", "invprob"):
+        orientation(Stamp.read(path))
+    assert "north is its own" in caplog.text
 
 
 def test_what_is_not_known_is_not_warned_of(folder: Path) -> None:

@@ -343,6 +343,21 @@ def test_fault_09_nan_is_counted_and_located() -> None:
         made(truth=data)
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1e20, 1e39])
+def test_what_single_precision_cannot_hold_is_refused(unit: float) -> None:
+    """Inference would take these data for 0, or their noise for none or for infinite."""
+    what = "data.*value" if unit > 1e38 else "noise_sigma.*sigma"
+    with pytest.raises(ObservationError, match=rf"{what}.*float32.*flux-scale"):
+        made(data=IMAGE * unit, noise_sigma=unit)
+    made(data=IMAGE * min(unit, 1e30), noise_sigma=1.0)
+    some = np.zeros(SHAPE, bool)
+    some[2, 3] = True
+    odd = {"data": np.where(some, unit, IMAGE), "noise_sigma": np.where(some, unit, 1.0)}
+    made(**odd, mask=some)
+    with pytest.raises(ObservationError, match="1 pixels have"):
+        made(**odd)
+
+
 def test_fault_10_all_masked_empty_constant() -> None:
     with pytest.raises(ObservationError, match="excludes every pixel"):
         made(mask=np.ones(SHAPE, bool))
@@ -504,6 +519,18 @@ def test_fault_14_fits_states_what_it_assumes(
             read_fits_image(f"{path}{suffix}")
     with pytest.raises(ObservationError, match="no plane 3"):
         read_fits_image(f"{path}[2,3]")
+
+
+def test_a_cube_of_one_plane_has_that_plane(tmp_path: Path) -> None:
+    from astropy.io import fits
+
+    cube = np.arange(30.0).reshape(1, 5, 6)
+    fits.PrimaryHDU(cube).writeto(tmp_path / "one.fits")
+    assert np.array_equal(read_fits_image(f"{tmp_path}/one.fits[0,0]")[0], cube[0])
+    with pytest.raises(ObservationError, match="no plane 1"):
+        read_fits_image(f"{tmp_path}/one.fits[0,1]")
+    fits.PrimaryHDU(cube.reshape(5, 6, 1, 1).repeat(2, 2)).writeto(tmp_path / "odd.fits")
+    assert read_fits_image(f"{tmp_path}/odd.fits[0,4]")[0].shape == (6, 2)
 
 
 def test_bad_image_files_are_refused(tmp_path: Path) -> None:

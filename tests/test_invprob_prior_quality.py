@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from invprob import prior_quality
-from invprob.prior_quality import Quality, check, denoising_error, power_ratio
+from invprob.prior_quality import (
+    LIMITS,
+    Quality,
+    check,
+    denoising_error,
+    extent,
+    power_ratio,
+)
 from invprob.prior_training import check_again, check_exact, recipe_of
 from invprob.registry import load_prior, names, prior_folder
 from operators.errors import ObservationError
@@ -98,6 +105,49 @@ def test_no_denoiser_is_better_than_the_exact_one(held_out: np.ndarray) -> None:
 )
 def test_a_fault_of_the_draws_is_caught(change, name: str, held_out: np.ndarray) -> None:
     assert name in failed(check(Fixed(change(images(512, seed=3))), held_out))
+
+
+@pytest.mark.parametrize("n", [50])
+def test_an_exact_prior_passes_by_few_images(n: int) -> None:
+    """By limits alone most of these 20 fail; by chance too, 1 of 50 does."""
+    field, ok = RandomField(SHAPE), 0
+    for seed in range(20):
+        x = images(2 * n + n // 2, 100 + seed)
+        ok += check(field, x[:n], x[n : 2 * n], draws=x[2 * n :]).passed
+    assert ok >= 19
+
+
+@pytest.mark.parametrize(
+    "draws", [images(100, 3) * 1.5, RandomField(SHAPE, slope=4.0).draw(100, 3).double().numpy()]
+)
+def test_a_bad_prior_fails_by_few_images(draws: np.ndarray) -> None:
+    quality = check(RandomField(SHAPE), images(200, 1), draws=draws)
+    assert "power spectrum" in failed(quality)
+    assert {c.name for c in quality.checks if c.threshold == LIMITS[c.name]} >= {"denoising"}
+
+
+@pytest.mark.parametrize("n", [2, 9, 49])
+def test_too_few_images_give_no_verdict(n: int) -> None:
+    quality = check(RandomField(SHAPE), images(n, 1), images(n, 2))
+    (only,) = quality.checks
+    assert not quality.passed and f"{n} images held out are too few" in only.verdict
+    assert only.remedy and quality.denoising_error and quality.power_ratio
+
+
+def test_images_may_be_no_squares_and_empty() -> None:
+    """Bands are those of the shorter side; an image of zeros has no extent."""
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(64, 16, 32))
+    found = power_ratio(0.5 * wide, wide, 0.0)
+    assert list(found) == list(power_ratio(0.5 * wide[..., :16], wide[..., :16], 0.0))
+    assert all(ratio == pytest.approx(0.25) for ratio in found.values())
+    wave = np.cos(np.arange(32) * 2 * np.pi * 4 / 32)  # 2 cycles of the shorter side
+    bands = power_ratio(wide + 9 * wave, wide, 0.0)
+    assert max(bands, key=lambda name: bands[name]) == "1-3 cycles"
+    x = images(200, 1)
+    x[3] = 0
+    assert len(extent(x)) == 199 and np.isfinite(extent(x)).all()
+    assert "extent" not in failed(check(RandomField(SHAPE), x))
 
 
 def test_memorisation_is_caught(held_out: np.ndarray, trained: np.ndarray) -> None:

@@ -125,6 +125,21 @@ def test_images_are_read_from(form: str, error: float, tmp_path: Path) -> None:
     assert np.abs(read(store(x, form, tmp_path)) - x).max() <= error
 
 
+@pytest.mark.parametrize(
+    ("dtype", "peak", "said"), [("f4", 1e3, 1e3), ("i4", 1e6, 1e6), ("u2", 6e4, 6e4 / 65535)]
+)
+def test_deep_tiffs_keep_their_numbers(
+    dtype: str, peak: float, said: float, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    x = np.linspace(0, peak, 12).reshape(3, 4).astype(dtype)
+    for i in range(64):
+        Image.fromarray(x[::-1].copy()).save(tmp_path / f"{i:02d}.tif")
+    found = read(tmp_path)
+    np.testing.assert_allclose(found[0], x * (said / peak), rtol=1e-6)
+
+
 def test_images_are_those_of_the_hdu_asked_for(tmp_path: Path) -> None:
     first, other = np.random.default_rng(0).random((2, 64, 8, 8)).astype(np.float32)
     fits.HDUList([fits.PrimaryHDU(first), fits.ImageHDU(other)]).writeto(tmp_path / "a.fits")

@@ -150,6 +150,38 @@ def test_a_schedule_that_ends_without_signal_ends_one_step_before(tmp_path: Path
     assert len(levels(tmp_path).log_rho) == 999
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)  # fmt: skip
+def test_levels_ascend_where_no_signal_is_called_a_little(name: str, tmp_path: Path) -> None:
+    """These put 2^-24 for 0, less noise than the level before has."""
+    write_scheduler(tmp_path, name, rescale_betas_zero_snr=True, prediction_type="v_prediction")
+    found = levels(tmp_path)
+    assert len(found.timesteps) == 999 and np.diff(found.log_rho).min() > 0
+
+
+@pytest.mark.parametrize("zero", [False, True])
+def test_betas_in_a_list_have_the_scheduler_s_other_settings(zero: bool, tmp_path: Path) -> None:
+    betas = np.linspace(1e-4, 0.02, 1000).tolist()
+    write_scheduler(tmp_path, "DDPMScheduler", trained_betas=betas, rescale_betas_zero_snr=zero)
+    found = levels(tmp_path)
+    kept = diffusers.DDPMScheduler(rescale_betas_zero_snr=zero).alphas_cumprod.double().numpy()
+    kept = kept[kept > 0]
+    assert len(found.log_rho) == (999 if zero else 1000)
+    np.testing.assert_allclose(found.log_rho, 0.5 * np.log((1 - kept) / kept), rtol=1e-3, atol=1e-3)
+    assert found.prediction == "epsilon" and found.clip == 1  # diffusers' defaults
+
+
+def write_scheduler(folder: Path, name: str, **settings: Any) -> None:
+    (folder / "scheduler").mkdir()
+    facts = {"_class_name": name, **settings}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(facts))
+
+
 @pytest.mark.parametrize("folder", ["vae", "vqvae"])
 def test_samples_of_a_latent_pipeline_are_reproduced(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,6 +211,37 @@ def test_samples_of_a_latent_pipeline_are_reproduced(
     monkeypatch.setattr("invprob.prior_training.FIRST", 4)
     prior.steps = 3
     assert prior.draw(6, seed=0).shape == (6, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("missing", "is missing"), ("pickle", "is a pickle"), ("short", "cannot be read"),
+     ("tensor", r"quant_conv\.bias"), ("unet", r"unet.*is missing")],
+)  # fmt: skip
+def test_fault_23_a_damaged_autoencoder_is_named(fault: str, said: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    saved(tmp_path, diffusers.DDIMScheduler(), unet(3))
+    coder = diffusers.AutoencoderKL(
+        in_channels=1, out_channels=1, latent_channels=3, norm_num_groups=4, block_out_channels=(8,)
+    )
+    coder.save_pretrained(tmp_path / "vae")
+    weights = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    if fault == "missing":
+        weights.unlink()
+    elif fault == "pickle":
+        weights.rename(weights.with_suffix(".bin"))
+    elif fault == "short":
+        weights.write_bytes(weights.read_bytes()[:2000])
+    elif fault == "tensor":
+        tensors = load_file(weights)
+        del tensors["quant_conv.bias"]
+        save_file(tensors, weights, {"format": "pt"})
+    else:
+        (tmp_path / "unet" / weights.name).unlink()
+    with pytest.raises(ObservationError, match=said) as raised:
+        load_prior(tmp_path)
+    assert weights.name.partition(".")[0] in str(raised.value)
 
 
 def test_a_latent_pipeline_of_colours_is_refused(tmp_path: Path) -> None:
@@ -228,6 +291,8 @@ def changed(folder: Path, file: str, **values: Any) -> None:
         ("scheduler/scheduler_config.json", {"prediction_type": "flow"}, "'flow'"),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, "unconditional"),
         ("unet/config.json", {"num_class_embeds": 10}, "class-conditional"),
+        ("unet/config.json", {"class_embed_type": "timestep"}, "class-conditional"),
+        ("unet/config.json", {"time_embedding_type": "learned"}, "whole timesteps"),
         ("unet/config.json", {"out_channels": 2}, "as many channels out"),
         ("unet/config.json", {"sample_size": None}, "needed a size"),
         ("unet/config.json", {"block_out_channels": [8, 16]}, "cannot be read"),

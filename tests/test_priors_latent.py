@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DModel, VQModel
 
 from invprob import registry
 from invprob.decoded import Decoded
+from invprob.latent_training import trained_coder
 from invprob.likelihood import Likelihood
 from invprob.prior_data import simulated
 from invprob.trajectory import guide
@@ -214,6 +215,31 @@ def test_training_learns_galaxies_that_it_has_not_seen() -> None:
     error = (autoencoder(autoencoder.encode(x)) - x).square().mean().sqrt()
     assert float(error) < 0.65 * scale
     assert not any(p.requires_grad for p in autoencoder.parameters())
+
+
+def test_an_autoencoder_is_kept_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while it is written, it is trained once more, and found the next time."""
+    pool, config = simulated("galaxies", 8, 0, 32), AutoencoderTraining(steps=1, batch=2)
+
+    def killed(self: Autoencoder, folder: Path) -> None:
+        (folder / "vae").mkdir(parents=True)
+        (folder / "vae" / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Autoencoder, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trained_coder(pool, 0.1, config, tmp_path)
+    assert not (tmp_path / "vae").exists()
+    (tmp_path / "vae").mkdir()  # as it was left before
+    first = trained_coder(pool, 0.1, config, tmp_path)
+    monkeypatch.setattr("invprob.latent_training.train_autoencoder", None)  # none is trained again
+    again = trained_coder(pool, 0.1, config, tmp_path)
+    z = torch.randn(1, 8, 4, 4)
+    assert torch.equal(first(z), again(z))
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
 
 
 LATENT = (

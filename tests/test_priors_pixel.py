@@ -129,6 +129,24 @@ def test_save_and_load_give_the_same_denoiser(prior: Pixel, tmp_path: Path) -> N
     assert (again / WEIGHTS).read_bytes() == (tmp_path / WEIGHTS).read_bytes()
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1e-5, 1.0, 3e4])
+def test_a_bank_is_kept_in_any_unit(prior: Pixel, unit: float, tmp_path: Path) -> None:
+    """Half precision where it holds the draws, as in folders of before; else single."""
+    assert prior.bank is not None
+    bank = prior.bank.float() * 10 * unit
+    config = replace(prior.config, scale=unit)
+    ours = Pixel(prior.network, config, prior.log_rho, bank=bank)
+    ours.save(tmp_path)
+    loaded = Pixel.load(tmp_path)
+    assert loaded.bank is not None
+    assert loaded.bank.dtype == (torch.float16 if unit == 1 else torch.float32)
+    draws, expected = loaded.draw(8, seed=1), ours.draw(8, seed=1)
+    assert float((draws - expected).abs().max() / expected.abs().max()) < 1e-3
+    again = tmp_path / "again"
+    loaded.save(again)
+    assert torch.equal(Pixel.load(again).draw(8, seed=1), draws)
+
+
 def test_fault_24_bit_flip_in_weights_is_named(prior: Pixel, tmp_path: Path) -> None:
     prior.save(tmp_path)
     data = bytearray((tmp_path / WEIGHTS).read_bytes())

@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from operators.errors import ObservationError
 from operators.noise.base import NoiseModel, standard_normal
 
 __all__ = ["Gaussian"]
@@ -48,11 +49,21 @@ class Gaussian(NoiseModel):
         return torch.where(self.mask, 0.0, sigma**-2)
 
     def precision_as(self, like: Tensor) -> Tensor:
-        """`precision` with the dtype and device of `like`, converted once and kept."""
+        """`precision` with the dtype and device of `like`, converted once and kept.
+
+        Raises `ObservationError` where that dtype cannot hold it.
+        """
         key = (like.dtype, like.device)
         if key not in self._moved:
             with torch.inference_mode(False):  # else autograd could not use it later
-                self._moved[key] = self.precision.to(dtype=like.dtype, device=like.device)
+                moved = self.precision.to(dtype=like.dtype, device=like.device)
+                held = (moved > 0).cpu() == (self.precision > 0).cpu()
+                if not (held.all() and moved.isfinite().all()):
+                    raise ObservationError(
+                        f"1 / sigma^2 of the noise is out of the range of {like.dtype}: "
+                        "rescale data and noise alike to a unit in which they are about 1"
+                    )
+                self._moved[key] = moved
         return self._moved[key]
 
     def log_prob(self, y: Tensor, mean: Tensor) -> Tensor:
