@@ -14,7 +14,7 @@ import math
 from pathlib import Path
 
 from invprob.prior_card import report
-from invprob.prior_quality import sheet
+from invprob.prior_statistics import sheet
 from invprob.prior_training import SHEET, check_exact, draw_chain
 from priors.random_field import RandomField
 

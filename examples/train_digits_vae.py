@@ -22,7 +22,8 @@ from train_galaxies_latent import table
 
 from invprob.prior_card import report
 from invprob.prior_data import split
-from invprob.prior_quality import check, sheet
+from invprob.prior_quality import check
+from invprob.prior_statistics import sheet
 from priors._autoencoder import Autoencoder
 from priors._autoencoder_training import AutoencoderTraining, train_autoencoder
 from priors._code_flow import CodeFlow, FlowConfig, Flowed, FlowTraining, train_flow

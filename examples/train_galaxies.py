@@ -22,8 +22,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from invprob.prior_quality import RHOS, denoising_error
 from invprob.prior_recipe import Recipe
+from invprob.prior_statistics import RHOS, denoising_error
 from invprob.prior_training import train_prior
 from invprob.simulate import binned, centred
 from priors.pixel import Pixel

@@ -20,7 +20,7 @@ import torch
 from train_galaxies import GALAXIES
 
 from invprob.prior_data import Images
-from invprob.prior_quality import extent, flux, peak, power_ratio
+from invprob.prior_statistics import extent, flux, peak, power_ratio
 from invprob.prior_training import train_prior
 from priors._autoencoder import Autoencoder
 from priors._autoencoder_training import AutoencoderTraining

@@ -21,8 +21,9 @@ from invprob.latent_training import STEPS as CHAIN
 from invprob.latent_training import coder, network, trained_coder
 from invprob.prior_card import card
 from invprob.prior_data import Split, split
-from invprob.prior_quality import Quality, check, sheet, validation
+from invprob.prior_quality import Quality, check
 from invprob.prior_recipe import PARTS, Recipe
+from invprob.prior_statistics import sheet, validation
 from invprob.trajectory import Progress, batches, prior_paths
 from operators.errors import ObservationError, RunError
 from priors._autoencoder import Autoencoder

@@ -15,10 +15,8 @@ from invprob.prior_quality import (
     LIMITS,
     Quality,
     check,
-    denoising_error,
-    extent,
-    power_ratio,
 )
+from invprob.prior_statistics import denoising_error, extent, power_ratio
 from invprob.prior_training import check_again, check_exact, recipe_of
 from invprob.registry import load_prior, names, prior_folder
 from operators.errors import ObservationError

@@ -18,8 +18,8 @@ from matplotlib.image import imsave
 
 from invprob import prior_training
 from invprob.prior_data import read, simulated, split
-from invprob.prior_quality import validation
 from invprob.prior_recipe import Recipe
+from invprob.prior_statistics import validation
 from invprob.prior_training import train_prior, untrained
 from invprob.registry import load_prior, names
 from operators.errors import NumericalError, ObservationError, RunError
@@ -56,7 +56,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prior_training, "unet", small)
     monkeypatch.setattr(prior_training, "PixelConfig", partial(PixelConfig, steps=4))
     monkeypatch.setattr(prior_training, "SHOWN", 2)
-    monkeypatch.setattr("invprob.prior_quality.RHOS", (0.5, 2.0))
+    for module in ("quality", "statistics"):
+        monkeypatch.setattr(f"invprob.prior_{module}.RHOS", (0.5, 2.0))
     monkeypatch.setattr("priors.base.RESIDUAL_TIMES", 3)
     monkeypatch.setattr("priors._residual_model.DRAWS", 8)
 
