@@ -89,6 +89,11 @@ class Quality:
         """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
+    @property
+    def unjudged(self) -> bool:
+        """Whether the images were too few for a verdict."""
+        return [check.name for check in self.checks] == ["images"]
+
 
 def check(
     prior: Prior,

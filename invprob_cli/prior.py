@@ -117,7 +117,8 @@ def train(
     longer = replace(recipe, training=replace(recipe.training, steps=2 * training.steps))
     again = [*shlex.split(command(longer, f"{out}-longer")), "--device", device]
     good = ["invprob", "simulate", "--operator", "denoising", "--prior", out]
-    console.ending([out], said, *(good if quality.passed else again))
+    # longer training is no cure for images that are too few to judge by
+    console.ending([out], said, *(good if quality.passed or quality.unjudged else again))
 
 
 @app.command()

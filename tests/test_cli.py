@@ -131,7 +131,8 @@ def test_more_of_the_same_is_the_same_command(
     again = shlex.join(run_words(["benchmark", *given.split()]))
     for option in ("--suite gaussian", "--methods oracle", "--n 20", "--set ema=0.98", "--seeds 5"):
         assert option in again
-    poor = SimpleNamespace(checks=[], passed=False, denoising_error={}, power_ratio={})
+    facts = {"checks": [], "passed": False, "denoising_error": {}, "power_ratio": {}}
+    poor = SimpleNamespace(**facts, unjudged=False)
     monkeypatch.setattr("invprob.prior_training.train_prior", lambda *_: poor)
     given = "--size 32 --pool 64 --held-out 16 --bank 32 --turns --set warmup=3 --unit"
     train = ["prior", "train", "--data", "digits", "--out", "my prior", *given.split(), "Jy / px"]
@@ -139,6 +140,8 @@ def test_more_of_the_same_is_the_same_command(
     assert "--out 'my prior-longer'" in again and "--unit 'Jy / px'" in again
     for option in ("--size 32", "--pool 64", "--held-out 16", "--bank 32", "--steps 8", "--turns"):
         assert option in again
+    poor.unjudged = True
+    assert run_words([*train, "--steps", 4])[0] == "simulate"
     assert "--set warmup=3" in again
 
 
