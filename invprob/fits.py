@@ -92,9 +92,10 @@ def read_psf(path: str | Path, side: int) -> NDArray[np.float64]:
     cut = image[row - half : row + half + 1, column - half : column + half + 1]
     if not cut.sum() > 0:
         raise ObservationError(f"{path} sums to {cut.sum():.3g}; a PSF needs a positive sum")
+    own, kept = ("x".join(map(str, a.shape)) for a in (image, cut))
     log.info(
-        "psf: %s px cut to %s, sum %.4g of %.4g, kept as it is", "x".join(map(str, image.shape)),
-        "x".join(map(str, cut.shape)), cut.sum(), image.sum(),
+        "psf: %s px%s, sum %.4g of %.4g, kept as it is",
+        own, "" if own == kept else f" cut to {kept}", cut.sum(), image.sum(),
     )  # fmt: skip
     peak = tuple(int(i) for i in np.unravel_index(image.argmax(), image.shape))
     if peak != (row, column):
@@ -114,7 +115,9 @@ def _choose(hdus: Any, name: str, ndim: int, hdu: int | None, plane: int | None)
     if hdu is not None and hdu in fitting:
         return hdu
     if hdu is not None or not fitting:
-        found = ", ".join(f"[{i}] {s}" for i, s in shapes.items()) or "no images"
+        if not shapes:
+            raise ObservationError(f"{name} holds no images, only tables or headers")
+        found = ", ".join(f"[{i}] {s}" for i, s in shapes.items())
         raise ObservationError(
             f"{name} has no {wanted}-D image{'' if hdu is None else f' in HDU {hdu}'}; it has: "
             f"{found}. Pick one with {name}[HDU], or a plane of a cube with {name}[HDU,plane]"
