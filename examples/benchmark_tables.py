@@ -85,13 +85,14 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3, help="of the methods of the overview")
     parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--stored", action="store_true", help="run nothing: cells that are there")
     asked = parser.parse_args()
     parts: list[str] = []
     lines: list[str] = []
     tables: dict[str, tuple[Rows, float]] = {}
     for name in asked.problems:
         part, line, tables[name] = section(
-            name, asked.baselines, asked.n, range(asked.seeds), asked.cells
+            name, asked.baselines, asked.n, range(asked.seeds), asked.cells, asked.stored
         )
         parts.append(part)
         lines.append(line)
@@ -100,7 +101,8 @@ def main() -> None:
         f"{c.warm_steps} warm-start steps of {c.warm_batch}, then {c.rtb_steps} RTB steps of "
         f"{c.paths} paths at rate {c.rtb_rate:g}, of a network of width {c.width}"
     )
-    options = f" --seeds {asked.seeds}" if asked.seeds != 3 else ""
+    options = " --stored" if asked.stored else ""
+    options += f" --seeds {asked.seeds}" if asked.seeds != 3 else ""
     if asked.baselines != list(BASELINES):
         options += f" --baselines {' '.join(asked.baselines)}"
     seeds = "one seed"
@@ -192,11 +194,11 @@ def listed(names: list[str]) -> str:
 
 
 def section(
-    name: str, baselines: list[str], n: int, seeds: range, cells: Path
+    name: str, baselines: list[str], n: int, seeds: range, cells: Path, stored: bool = False
 ) -> tuple[str, str, tuple[Rows, float]]:
     """Return the table of one problem, its line of the overview, and its rows with the floor.
 
-    Runs what is missing.
+    Runs what is missing, unless only what is stored is wanted.
     """
     suite, _, own = name.partition("/")
     problem = registry.suite_class(suite)().problem(own)
@@ -206,6 +208,8 @@ def section(
         for seed in seeds if method in OVERVIEW else seeds[:1]:
             tuned = "-tuned" if method in baselines else ""
             file = cells / name / f"{method}{tuned}-n{n}-s{seed}.json"
+            if stored and not file.exists():
+                continue
             if not file.exists():
                 # a step size is found once, with the first seed
                 chosen = rows[method][0]["name"] if method in rows else method

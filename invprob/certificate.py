@@ -28,8 +28,11 @@ ALIKE = 1e-9  # relative spread of weights that is rounding
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
 MIN_ESS = 20.0  # below it a few samples would stand for all
 # of n corrected samples, or of particles, that must be worth exact draws: m of these lie
-# sqrt(n / m) times as far from the posterior as n, and the word may stand for 3 times as far
-TRUSTED_SHARE = 1 / 9
+# sqrt(n / m) times as far from the posterior as n, within a fifth, and the word may stand for 3
+TRUSTED_SHARE = 1 / 6
+# of n samples left as they are, because their weights show no error: what weights worth m draws do
+# not show is about 1 / m - 1 / n squared standard deviations, and at n / 3 four of these are 8 / n
+UNMOVED_SHARE = 1 / 3
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
 
 Array = NDArray[np.float64]

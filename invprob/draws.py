@@ -21,6 +21,7 @@ from torch import Tensor
 from invprob import distributed
 from invprob.certificate import (
     TRUSTED_SHARE,
+    UNMOVED_SHARE,
     Certificate,
     Scores,
     judgement,
@@ -167,14 +168,14 @@ def corrected(
     there is one draw alone.
     """
     trusted = reliable(known.ess, known.pareto_k)
-    few = known.ess is None or known.ess < TRUSTED_SHARE * known.n
+    share = 0.0 if known.ess is None else known.ess / known.n
     evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}" if trusted else ""
     if how == "auto":
         mends = trusted and (not draws.fits or worthwhile(draws))
         how = "psis" if mends else "none"
         if trusted and not mends and not known.verdict.startswith("trust"):
             word = "trust: correction would blur the samples by more than it would mend them"
-            if few:
+            if share < UNMOVED_SHARE:
                 word = (
                     f"approximate: path weights worth {known.ess:.0f} draws show no error, "
                     "and would miss a small one: train longer"
@@ -191,7 +192,7 @@ def corrected(
     word = judgement(known.n, known.ess, known.pareto_k, known.gap, known.std_log_w, draws.island)
     if trusted and draws.island == 1:
         word = "trust the corrected samples"
-        if few:
+        if share < TRUSTED_SHARE:
             word = f"corrected, but worth {known.ess:.0f} draws: train longer for more"
         word += f" ({how}: {evenness})"
     verdict = misfit(draws) or word
