@@ -491,7 +491,13 @@ def test_a_stop_is_told_and_a_closed_stdout_is_none(folder: Path) -> None:
 
     closed = shell(f"{sys.executable} -m invprob_cli runs >&-")
     assert (closed.returncode, closed.stderr) == (0, "")
-    early = "import sys, os; sys.argv = ['invprob']; import invprob_cli; os.kill(os.getpid(), 2)"
+    # killed as the commands are imported, where SIGINT is not ignored as it is in the background
+    early = (
+        "import os, signal, sys; signal.signal(2, signal.default_int_handler); "
+        "kill = lambda name, *_: os.kill(os.getpid(), 2) if name == 'invprob_cli.main' else None; "
+        "sys.meta_path.insert(0, type('Kill', (), {'find_spec': kill})); "
+        "from invprob_cli.__main__ import main; main()"
+    )
     begun = shell(f'{sys.executable} -c "{early}"')
     assert (begun.returncode, begun.stderr) == (130, "")
     for number, error in ((signal.SIGINT, KeyboardInterrupt()), (signal.SIGTERM, SystemExit(143))):
