@@ -70,8 +70,9 @@ SPEED = """\
 ## Speed
 
 CPU milliseconds an item, one thread, median and quartiles of interleaved repeats
-(`examples/operator_speed.py`). Lensing is forward and gradient: image 128 x 128, source 64 x 64,
-a PSF of 15 x 15 without symmetry. The arithmetic floor is two sparse products of {nnz} weights and
+(`examples/operator_speed.py`), of lensing by themselves and of the equations by themselves.
+Lensing is forward and gradient: image 128 x 128, source 64 x 64, a PSF of 15 x 15 without symmetry.
+The arithmetic floor is two sparse products of {nnz} weights and
 two FFT convolutions of 144 x 144, without autograd, checks or padding. caustics has 2 x 2 rays a
 pixel by its quadrature; its batch is `torch.vmap`, which traces the rays once for all.
 """
