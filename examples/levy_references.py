@@ -33,8 +33,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from invprob.certificate import log_mean
 from invprob.obs_file import whole
+from invprob.path_weights import log_mean
 from invprob.suites.levy import PROCESS, Levy, setting, simulated
 from priors.increments import Laplace, Law, Student
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
-from invprob.certificate import PARETO_LIMIT, pareto_k
+from invprob.path_weights import PARETO_LIMIT, pareto_k
 from invprob.ranks import Array, Counts, Pair, beyond, excess, exchanged, rank, shape
 
 FALSE_ALARM = 0.04  # of the family of checks; under 1 in 20 with the 5 sigma of `diagnosis`

@@ -8,8 +8,7 @@ For data simulated from the prior's chain, the path that produced them is an exa
 path posterior. So the gap EUBO - ELBO is measured on simulated twins of the observation (own
 source, own data, same operator and noise) and no reference sampler is needed. It is a mean over
 such data, not a bound for these: where the weights are reliable the EUBO is sum w log w / sum w,
-of this observation itself. The tail of the weights is judged by the Pareto shape k of Vehtari et
-al. (2024, arXiv 1507.02646), fitted as in Zhang & Stephens (2009, doi:10.1198/tech.2009.08017).
+of this observation itself. Whether they are, `invprob.path_weights` tells.
 """
 
 from __future__ import annotations
@@ -21,12 +20,18 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from invprob.path_weights import (
+    MIN_ESS,
+    PARETO_LIMIT,
+    Array,
+    log_mean,
+    log_mean_se,
+    pareto_k,
+    reliable,
+)
+
 MARKOV = 20.0  # an unbiased estimate of Z exceeds Z by this factor in at most 1 run of as many
-PARETO_LIMIT = 0.7  # above it importance weights are not reliable (Vehtari et al. 2024)
-FEWEST = 25  # weights whose largest fifth has a shape
-ALIKE = 1e-9  # relative spread of weights that is rounding
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
-MIN_ESS = 20.0  # below it a few samples would stand for all
 # of n corrected samples, or of particles, that must be worth exact draws: m of these lie
 # sqrt(n / m) times as far from the posterior as n, within a fifth, and the word may stand for 3
 TRUSTED_SHARE = 1 / 6
@@ -34,8 +39,6 @@ TRUSTED_SHARE = 1 / 6
 # not show is about 1 / m - 1 / n squared standard deviations, and at n / 3 four of these are 8 / n
 UNMOVED_SHARE = 1 / 3
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -162,11 +165,6 @@ def carried(known: Certificate | None, particles: Certificate) -> Certificate:
     return replace(particles, eubo=known.eubo, gap=known.eubo - particles.elbo)
 
 
-def reliable(ess: float | None, k: float | None) -> bool:
-    """Return whether samples may be corrected by their path weights."""
-    return ess is not None and ess >= MIN_ESS and k is not None and k < PARETO_LIMIT
-
-
 def needed(n: int, ess: float | None, k: float | None) -> int | None:
     """Return how many samples to draw where n with harmless weights fall short of `MIN_ESS`.
 
@@ -176,19 +174,6 @@ def needed(n: int, ess: float | None, k: float | None) -> int | None:
     if ess is None or k is None or not k < PARETO_LIMIT or not TRUSTED_SHARE * n < ess < MIN_ESS:
         return None
     return math.ceil(2 * MIN_ESS * n / ess)
-
-
-def log_mean(log_w: Array) -> float:
-    """Return the log of the mean of weights (n,)."""
-    return float(np.logaddexp.reduce(log_w) - math.log(len(log_w)))
-
-
-def log_mean_se(log_w: Array) -> float | None:
-    """Return the standard error of `log_mean` of independent weights (n,), None for one."""
-    if len(log_w) < 2:
-        return None
-    weights = np.exp(log_w - log_w.max())
-    return float(weights.std(ddof=1) / weights.mean() / math.sqrt(len(weights)))
 
 
 def worthwhile(scores: Scores) -> bool:
@@ -283,43 +268,3 @@ def misfit(scores: Scores) -> str | None:
         f"do not trust: chi2 per pixel {scores.fit:.2f} where 1.00 is expected, the data are "
         f"{side}-fitted; check the noise level and flux scale, or train longer"
     )
-
-
-def pareto_k(log_w: Array) -> float | None:
-    """Return the Pareto shape of the largest importance weights, None under 25 of them.
-
-    Where these are all alike there is no tail: 0.
-    """
-    tail = pareto_tail(log_w)
-    if tail is None:
-        return None if len(log_w) < FEWEST else 0.0
-    return tail[0]
-
-
-def pareto_tail(log_w: Array) -> tuple[float, float, int] | None:
-    """Return shape, scale and size of the tail of weights exp(log_w - max log_w), (n,).
-
-    The scale is that of the excess over the weight below the tail. None under 25 weights, or
-    where they are all alike.
-    """
-    n = len(log_w)
-    if n < FEWEST:
-        return None
-    count = int(min(0.2 * n, 3 * math.sqrt(n)))
-    order = np.sort(log_w)
-    excess = np.exp(order[-count:] - order[-1]) - np.exp(order[-count - 1] - order[-1])
-    if excess[-1] <= ALIKE:
-        return None
-    m = 30 + int(math.sqrt(count))
-    j = np.arange(1, m + 1)
-    quartile = excess[max(int(count / 4 + 0.5) - 1, 0)]
-    theta = 1 / excess[-1] + (1 - np.sqrt(m / (j - 0.5))) / (3 * max(quartile, 1e-300))
-    shapes = np.log1p(-theta[:, None] * excess).mean(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        profile = count * (np.log(-theta / shapes) - shapes - 1)
-    share = np.exp(profile - np.nanmax(profile))
-    share = np.nan_to_num(share) / np.nansum(share)
-    best = float((theta * share).sum())
-    k = float(np.log1p(-best * excess).mean())
-    scale = -k / best
-    return (k * count + 5) / (count + 10), scale, count  # weak prior towards 1/2, as in PSIS

@@ -98,7 +98,7 @@ def _of(posterior: Posterior, observation: Observation) -> Posterior:
     """Return the posterior of an observation; the gap of its twins is known of its own alone."""
     if posterior.observation.sha256() == observation.sha256():
         return posterior
-    posterior.policy.refuse_other_data()
+    posterior.refuse_other(observation)
     return replace(posterior, observation=observation, certificate=None, gaps=None)
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from invprob.certificate import log_mean, pareto_tail
+from invprob.path_weights import log_mean, pareto_tail
 
 ESS_FRACTION = 0.5  # an island is resampled below this share of effective particles
 

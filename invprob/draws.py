@@ -26,11 +26,11 @@ from invprob.certificate import (
     Scores,
     judgement,
     misfit,
-    reliable,
     worthwhile,
 )
 from invprob.correction import Islands, resample
 from invprob.likelihood import Likelihood
+from invprob.path_weights import reliable
 from invprob.trajectory import Move, Progress, Propose, batches, rollout
 from operators.errors import NumericalError, ObservationError, UnknownName
 from priors.base import Prior

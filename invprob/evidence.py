@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from invprob.certificate import PARETO_LIMIT, log_mean, log_mean_se
 from invprob.observation import Observation
+from invprob.path_weights import PARETO_LIMIT, log_mean, log_mean_se
 from invprob.posterior import Posterior
 from invprob.trajectory import Progress
 from operators.base import LinearOperator

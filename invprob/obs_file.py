@@ -108,6 +108,7 @@ def facts(path: str | Path) -> dict[str, Any]:
     """Return what an obs.h5 holds, as JSON-able facts; runs no operator and loads no torch."""
     stored = read(Path(path))
     data, sigma, mask, truth = (stored[key] for key in ARRAYS)
+    kept = True if mask is None else ~mask.astype(bool)
     ranges = {
         name: [float(a[np.isfinite(a)].min()), float(a[np.isfinite(a)].max())]
         if a is not None and np.isfinite(a).any()
@@ -128,6 +129,7 @@ def facts(path: str | Path) -> dict[str, Any]:
         "data_shape": list(data.shape),
         **ranges,
         "masked": 0 if mask is None else int(np.count_nonzero(mask)),
+        "not_finite": int(np.count_nonzero(~np.isfinite(data) & kept)),
         "truth_shape": None if truth is None else list(truth.shape),
     }
 

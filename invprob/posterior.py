@@ -109,21 +109,28 @@ class Posterior:
         many as `config` says. Raises ObservationError where the prior does not fit, where the
         policy does not read data, or where there are several observations.
         """
-        self.policy.refuse_other_data()
+        self.refuse_other(observation)
         if len(observation.y) > 1:
             raise ObservationError(
                 f"the file holds {len(observation.y)} observations, a posterior is of one: go "
                 "through them by observation.each()"
             )
         config = config or TrainConfig()
+        twins = simulated_twins(self.prior, self.policy, observation, config)
+        gaps = measured_gaps(twins, self.prior, self.policy, config)
+        return replace(self, observation=observation, certificate=None, gaps=gaps, gap_start=None)
+
+    def refuse_other(self, observation: Observation) -> None:
+        """Raise ObservationError where the policy cannot serve another observation than its own.
+
+        It does not read data, or the observation is of x of another shape.
+        """
+        self.policy.refuse_other_data()
         if observation.operator.x_shape != self.prior.x_shape:
             raise ObservationError(
                 f"this posterior is of x of shape {self.prior.x_shape}, the observation's operator "
                 f"takes {observation.operator.x_shape}: train one for it"
             )
-        twins = simulated_twins(self.prior, self.policy, observation, config)
-        gaps = measured_gaps(twins, self.prior, self.policy, config)
-        return replace(self, observation=observation, certificate=None, gaps=gaps, gap_start=None)
 
     def sample_corrected(
         self, n: int, seed: int = 0, correct: str = "auto", progress: Progress | None = None
@@ -308,23 +315,3 @@ def train(
     if kept:
         posterior.save_policy(kept.path)
     return posterior
-
-
-def scale_ratio(observation: Observation, prior: Prior) -> float:
-    """Return the peak of the kept data over that which draws of the prior give, their median."""
-    noise, operator = observation.noise, observation.operator
-    typical = noise.expected(operator(prior.decode(prior.draw(16, seed=0))))
-    kept = noise.kept(operator.y_shape)
-    peaks = torch.where(kept, typical, 0.0).abs().flatten(1).amax(1)
-    return float(torch.where(kept, observation.y, 0.0).abs().max() / peaks.median())
-
-
-def scale_warning(observation: Observation, prior: Prior) -> str:
-    """Return a warning where the data lie far off the prior's scale, else an empty string."""
-    ratio = scale_ratio(observation, prior)
-    if 0.1 < ratio < 10:
-        return ""
-    return (
-        f"the data peak at {ratio:.2g} times what this prior and operator give: rescale the data "
-        "and their noise to the prior's unit (`invprob import --flux-scale`)"
-    )

@@ -24,7 +24,7 @@ from invprob.prior_data import Split, split
 from invprob.prior_quality import Quality, check
 from invprob.prior_recipe import PARTS, Recipe
 from invprob.prior_statistics import sheet, validation
-from invprob.trajectory import Progress, batches, prior_paths
+from invprob.trajectory import Progress, batches, prior_draws
 from operators.errors import ObservationError, RunError
 from priors._autoencoder import Autoencoder
 from priors._residual_model import ResidualModel
@@ -169,7 +169,7 @@ def chain_states(prior: Prior, n: int, seed: int = BANK_SEED) -> Iterator[torch.
     """Yield batches of n draws z_0 (b, *z_shape) of the prior's own chain."""
     times = prior.schedule.grid(prior.steps)
     for rows in batches(n, BANK_BATCH):
-        yield prior_paths(prior, generators(seed, rows), times)[1][-1]
+        yield prior_draws(prior, generators(seed, rows), times)
 
 
 def first_bank(prior: Pixel) -> torch.Tensor:

@@ -40,7 +40,7 @@ from invprob.instruments import Instruments
 from invprob.likelihood import Likelihood
 from invprob.policy import Policy
 from invprob.replay import Explorer
-from invprob.trajectory import Move, Trajectory, batches, rollout
+from invprob.trajectory import Trajectory, batches, prior_draws
 from operators.errors import NumericalError, ObservationError
 from priors.base import Prior
 from priors.process import generators
@@ -308,9 +308,5 @@ def prior_bank(prior: Prior, n: int, seed: int, times: tuple[float, ...]) -> Ten
     """Return n draws of z_0 for simulation: stored chain draws, or new ones where that is cheap."""
     if prior.bank is not None:
         return prior.draw(n, seed)
-
-    def propose(z: Tensor, t: float, i: int) -> Move:
-        return Move(prior.denoise(z, t))
-
     sources = (generators(seed, rows, "bank") for rows in batches(n, batch_size(prior.x_shape)))
-    return torch.cat([rollout(prior, propose, some, times, keep=False).final for some in sources])
+    return torch.cat([prior_draws(prior, some, times) for some in sources])

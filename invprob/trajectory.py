@@ -258,6 +258,15 @@ def prior_paths(
     return path.states, torch.stack([*cleans, path.final])
 
 
+def prior_draws(prior: Prior, sources: list[torch.Generator], times: tuple[float, ...]) -> Tensor:
+    """Return z_0 (B, *z_shape) alone of the chains of `prior_paths`, whose states are not kept."""
+
+    def propose(z: Tensor, t: float, i: int) -> Move:
+        return Move(prior.denoise(z, t))
+
+    return rollout(prior, propose, sources, times, keep=False).final
+
+
 def noise_back(
     prior: Prior, z0: Tensor, sources: list[torch.Generator], times: tuple[float, ...]
 ) -> Tensor:

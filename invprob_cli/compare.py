@@ -190,19 +190,12 @@ def _posterior(
 ) -> Posterior | None:
     """Return the posterior of the run, whose policy must serve this observation."""
     from invprob.posterior import Posterior
-    from operators.errors import ObservationError
 
     if run is None:
         return None
     posterior = Posterior.from_pretrained(run.path, operator, prior)
     if run.manifest["observation_sha256"] != observation.sha256():
-        posterior.policy.refuse_other_data()
-        needed, found = posterior.prior.x_shape, observation.operator.x_shape
-        if needed != found:
-            raise ObservationError(
-                f"run {run.name} is of x of shape {needed}, the observation's operator takes "
-                f"{found}: train one for it"
-            )
+        posterior.refuse_other(observation)
     return posterior
 
 

@@ -91,7 +91,8 @@ def import_(
     options.observation_file(out, image, noise, psf, mask)
 
     from invprob import figures, registry, telescope
-    from invprob.posterior import resolve_prior, scale_ratio, scale_warning
+    from invprob.flux_scale import scale_ratio, scale_warning
+    from invprob.posterior import resolve_prior
     from operators.errors import ObservationError
 
     stamp = telescope.Stamp.read(image, middle, sides)

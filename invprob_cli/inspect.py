@@ -69,18 +69,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     file = obs_file.existing_file(path)
     if file.suffix == ".h5" and _format(path) == obs_file.POSTERIOR_FORMAT:
         return posterior_facts(path)
-    return {"kind": "observation", **obs_file.facts(path), "not_finite": not_finite(path)}
-
-
-def not_finite(path: Path) -> int:
-    """Return how many values of the data are NaN or infinite where the file's mask keeps them."""
-    import numpy as np
-
-    from invprob import obs_file
-
-    stored = obs_file.read(path)
-    kept = True if stored["mask"] is None else ~stored["mask"].astype(bool)
-    return int(np.count_nonzero(~np.isfinite(stored["data"]) & kept))
+    return {"kind": "observation", **obs_file.facts(path)}
 
 
 def posterior_facts(path: Path) -> dict[str, Any]:

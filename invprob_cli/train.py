@@ -179,8 +179,9 @@ def trained(
     """
     from invprob import distributed
     from invprob.fine_tuned import build
+    from invprob.flux_scale import scale_warning
     from invprob.instruments import Instruments
-    from invprob.posterior import Interrupted, resolve_prior, scale_warning
+    from invprob.posterior import Interrupted, resolve_prior
     from invprob.posterior import train as train_posterior
     from invprob.run import Run
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from invprob.flux_scale import scale_ratio
 from invprob.observation import Observation
-from invprob.posterior import scale_ratio
 from invprob.registry import load_prior
 from invprob.telescope import Stamp, circles, orientation, pixel_scale, sky
 from operators.errors import ObservationError

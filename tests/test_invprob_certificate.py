@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from invprob.certificate import carried, certify, pareto_k
+from invprob.certificate import carried, certify
 from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
+from invprob.path_weights import pareto_k
 from invprob_cli.certificate import certificate_rows
 from operators.denoising import Denoising
 from operators.noise import Gaussian

@@ -10,9 +10,10 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal, norm
 
-from invprob.certificate import certify, log_mean, worthwhile
+from invprob.certificate import certify, worthwhile
 from invprob.correction import Islands, resample, smoothed, systematic
 from invprob.draws import Draws, corrected
+from invprob.path_weights import log_mean
 from invprob.policy import Guided
 from invprob.suites.gaussian import chain_covariance
 from invprob.trajectory import rollout

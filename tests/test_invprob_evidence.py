@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
 from invprob import trust_figures
-from invprob.certificate import certify, log_mean
+from invprob.certificate import certify
 from invprob.evidence import (
     SMC_RUNS,
     Evidence,
@@ -28,6 +28,7 @@ from invprob.evidence import (
     verdict,
 )
 from invprob.observation import Observation
+from invprob.path_weights import log_mean
 from invprob.policy import Guided
 from invprob.posterior import Posterior
 from invprob.rtb import Trainer
