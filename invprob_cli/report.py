@@ -153,8 +153,9 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, Mapping):
             rows += flat(value, f"{prefix}{key}.")
         else:
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            rows.append((f"{prefix}{key}", text))
+            items = value if isinstance(value, list) else [value]
+            words = (f"{item:.6g}" if isinstance(item, float) else str(item) for item in items)
+            rows.append((f"{prefix}{key}", " ".join(words)))
     return rows
 
 

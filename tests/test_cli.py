@@ -156,6 +156,7 @@ def test_samples_of_other_data_by_one_name_are_kept_apart(folder: Path) -> None:
     shown = invoke(f"{small} b/same.h5")
     assert "is of other data" in shown.stderr
     assert "next: invprob compare --baselines dps --run runs/whole --obs b/same.h5" in shown.stdout
+    assert "next:" not in invoke(f"inspect {second}").stdout
 
 
 def test_simulate_is_reproducible_and_draws_a_figure(folder: Path) -> None:
