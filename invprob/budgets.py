@@ -71,7 +71,8 @@ class Budget:
             each = high / PILOTS[1]
             low = each * PILOTS[0]
         steps = (self.amount - low) / each + PILOTS[0]
-        return changed(name, steps=min(max(int(steps), 2), MOST_STEPS))
+        least = int(method.limits.get("steps", (2, math.inf))[0])
+        return changed(name, steps=min(max(int(steps), least), MOST_STEPS))
 
     def _cost(
         self, method: Baseline, steps: int, prior: Prior, likelihood: Likelihood, n: int

@@ -28,7 +28,7 @@ from operators.errors import NotDifferentiable, ObservationError, UnknownName
 from operators.noise import NoiseModel
 from priors.base import Prior
 
-LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A x, its adjoint and its solves all call
+LINEAR_STEPS = ("_apply", "_apply_adjoint")  # what A x, its adjoint and iterative solves all call
 
 
 @dataclass
@@ -254,7 +254,8 @@ def certified(draws: Draws, seed: int, gaps: Array | None = None) -> tuple[Draws
 def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
     """Count evaluations of the denoiser and of A or its adjoint, per item, inside the block.
 
-    Where A is not linear, products with its derivative or the transpose of that count as A does.
+    Where A is not linear, products with its derivative or the transpose of that count as A does,
+    also those that autograd takes. Solves in closed form and singular vectors count as nothing.
     """
     count = Count()
 
@@ -269,13 +270,22 @@ def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
         # an instance's attribute shadows its class's method; operators are frozen
         object.__setattr__(owner, name, counted(getattr(owner, name), attribute))
 
-    linearise = operator.linearise
+    linearise, forward = operator.linearise, operator._forward
 
     def linearised(x: Tensor) -> tuple[Tensor, LinearMap]:
         mean, jacobian = linearise(x)
-        for name in LINEAR_STEPS:
-            shadow(jacobian, name, "operator")
+        shadow(jacobian, "_apply", "operator")  # its transpose goes back through `walked`
         return mean, jacobian
+
+    def walked(x: Tensor) -> Tensor:
+        y: Tensor = forward(x)
+        count.operator += len(x)
+        if y.requires_grad:
+            y.register_hook(back)
+        return y
+
+    def back(cotangent: Tensor) -> None:
+        count.operator += len(cotangent)
 
     try:
         shadow(prior, "denoise", "network")
@@ -283,7 +293,7 @@ def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
             for name in LINEAR_STEPS:
                 shadow(operator, name, "operator")
         else:
-            shadow(operator, "_forward", "operator")
+            object.__setattr__(operator, "_forward", walked)
             object.__setattr__(operator, "linearise", linearised)
         yield count
     finally:

@@ -350,6 +350,18 @@ def test_many_particles_reach_the_analytic_posterior(name: str) -> None:
     assert (np.abs(found.mean(0) - 1) < 4 * error).all()
 
 
+@pytest.mark.parametrize("name", ["fps_smc", "mcgdiff"])
+def test_faint_modes_are_seen_where_the_noise_is_fainter(name: str) -> None:
+    """x_2 is seen 2.5 times above the noise by 1/40 of the largest singular value."""
+    prior, matrix = GaussianPrior(torch.zeros(2), torch.eye(2)), np.diag([1.0, 0.025])
+    y = torch.tensor([[0.3, 0.026]], dtype=torch.float64)
+    likelihood = Likelihood(Linear(matrix), Gaussian(0.01), y)
+    x = samples(parse(f"{name}:steps=50"), prior, likelihood, 1000).x[:, 1]
+    variance = 1 / (1 + 0.025**2 / 0.01**2)
+    assert x.mean() == pytest.approx(variance * 0.025 * 0.026 / 0.01**2, abs=0.1)
+    assert x.std() == pytest.approx(variance**0.5, rel=0.2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(BIAS))
 def test_distance_to_the_analytic_posterior_is_as_recorded(name: str) -> None:
@@ -452,6 +464,20 @@ def test_all_that_can_run_are_told_from_those_that_cannot() -> None:
     able, left_out = runnable(replace(data, operator=Blur((16, 16), border="zero")))
     assert set(able) | set(left_out) == set(SETTINGS)
     assert left_out["ddnm"] == "ddnm needs a singular value decomposition, Blur has no cheap one"
+
+
+def test_products_that_autograd_takes_are_counted() -> None:
+    """Of A that is not linear as of one that is: one evaluation and one product a step."""
+    counts = []
+    for operator in (VIEW, PhaseRetrieval((8, 8))):
+        _, likelihood = simulated(operator, Gaussian(SIGMA))
+        with counting(FIELD, operator) as count:
+            samples(short("dps"), FIELD, likelihood, 2)
+        counts.append(count.operator)
+        with counting(FIELD, operator) as count:
+            likelihood.score(torch.ones(3, 8, 8))
+        assert count.operator == 6
+    assert counts[0] == counts[1] > 0
 
 
 def test_counting_leaves_no_trace() -> None:

@@ -18,6 +18,7 @@ from invprob.observation import Observation
 from invprob.results import averaged
 from operators.blur import Blur
 from operators.errors import ObservationError, UnknownName
+from operators.inpainting import Inpainting
 from operators.noise import Gaussian
 from priors.random_field import RandomField
 from tests.conftest import document, invoke, refused
@@ -45,6 +46,19 @@ def test_a_count_of_evaluations_is_kept(name: str) -> None:
     (found,) = compare(observation(), baselines=(spent,), n=1)
     evaluations = found.scores["network_evaluations"] or 0
     assert (100 if name == "copaint" else 140) < evaluations <= 160  # copaint walks blocks twice
+
+
+def test_samples_do_not_pay_for_their_batch() -> None:
+    """Those that reached the limit are not evaluated again while others move."""
+    one, eight = (compare(observation(), baselines=("cdim:steps=12",), n=n)[0] for n in (1, 8))
+    alone, shared = (found.scores["network_evaluations"] or 0 for found in (one, eight))
+    assert shared < 1.4 * alone
+
+
+def test_a_small_budget_keeps_the_least_steps() -> None:
+    operator = Inpainting.default((8, 8))
+    data = Likelihood(operator, Gaussian(0.1), torch.zeros(1, *operator.y_shape))
+    assert Budget.of("nfe=2").spent_by("mcgdiff", FIELD, data, 1) == "mcgdiff:steps=3"
 
 
 def test_a_cost_that_falls_with_the_steps_is_shared_among_them(

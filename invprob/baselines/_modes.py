@@ -3,8 +3,9 @@
     A = U S V^T:   y_k = u_k . y / s_k  =  v_k . z_0 + N(0, tau_k^2),   tau_k = sigma / s_k
 
 What methods for linear problems see: every mode is one noisy number, and all that V does not span
-is unknown. So are modes whose singular value is below `CUTOFF` of the largest, as in the authors'
-code of DDRM and DDNM for blurred images: tau is infinite there.
+is unknown: tau is infinite there. So it is, for DDRM, DDNM and RePaint, of modes whose singular
+value is below `CUTOFF` of the largest, as in the code of DDRM along either axis of a blur. Samplers
+that converge to p(z_0 | y) need all that is not zero to rounding, `CUTOFF_EXACT`.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from operators.base import LinearOperator
 from operators.errors import UnknownName
 from priors.base import Prior
 
-CUTOFF = 0.03
+CUTOFF, CUTOFF_EXACT = 0.03, 1e-6
 
 
 class Modes:
     """The data (B, K) of every mode and their standard deviations (K,), in units of z."""
 
-    def __init__(self, prior: Prior, likelihood: Likelihood) -> None:
+    def __init__(self, prior: Prior, likelihood: Likelihood, cutoff: float = CUTOFF) -> None:
         """Decompose a likelihood; raises UnknownName without SVD or noise of one sigma."""
         operator = likelihood.operator
         sigma = common_sigma(operator, likelihood.noise)
@@ -33,7 +34,7 @@ class Modes:
             raise UnknownName("modes need a linear operator and Gaussian noise of one sigma")
         self._prior, self._svd = prior, operator.svd()
         values = self._svd.values.to(likelihood.y)
-        self.seen = values > CUTOFF * values.max()
+        self.seen = values > cutoff * values.max()
         along = self._svd.ut(likelihood.y) / prior.scale
         self.y = torch.where(self.seen, along / values, 0.0)
         self.tau = torch.where(self.seen, sigma / (prior.scale * values), torch.inf)

@@ -15,7 +15,7 @@ parabola in it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -53,21 +53,25 @@ class CDIM(Baseline):
 
         def move(z: Tensor, t: float, i: int) -> Move:
             clean, s = prior.denoise(z, t), times[i + 1]
-            after, target = schedule.kernel(t, s, eta=0.0).mean(z, clean), allowed(s)
+            after = schedule.kernel(t, s, eta=0.0).mean(z, clean)
+            target, data = (a.expand(len(z), *a.shape[1:]) for a in (allowed(s), likelihood.y))
+            rows = torch.arange(len(z), device=z.device)  # of those that still move
             for _ in range(self.updates):
-                off = y - seen(after)
-                excess = off.square().sum(1) - target
-                if not (excess > 0).any():
+                off = y.expand(len(z), -1)[rows] - seen(after[rows])
+                excess = off.square().sum(1) - target[rows]
+                far = excess > 0
+                rows, off, excess = rows[far], off[far], excess[far]
+                if not len(rows):
                     break
-                slope = misfit_slope(prior, likelihood, after, s)[1]
+                alone = replace(likelihood, y=data[rows])
+                slope = misfit_slope(prior, alone, after[rows], s)[1]
                 gained = seen(slope)
                 tilt, bend = (off * gained).sum(1), gained.square().sum(1)
                 root = (tilt.square() - bend * excess).clamp(min=0).sqrt()
-                taken = (excess > 0) & (tilt < 0)
-                eta = torch.where(taken, (-tilt - root) / bend, 0.0)
-                after = after - column(eta, after) * slope
-                if not taken.any():
-                    break
+                falls = tilt < 0
+                eta = torch.where(falls, (-tilt - root) / bend, 0.0)
+                after = after.index_add(0, rows, -column(eta, slope) * slope)
+                rows = rows[falls]
             return Move(clean, leap=lambda noise: after)
 
         return move

@@ -5,7 +5,7 @@
     z_s   = alpha_s z~_0 + sigma_s ( (1 - zeta)^1/2 eps^ + zeta^1/2 eps )
 
 The proximal step is in closed form for linear operators and Gaussian noise, else by Gauss-Newton
-steps (`invprob.proximal`); of a latent prior the encoder takes it to the codes.
+steps (`invprob.proximal`); of a latent prior it is taken in the codes.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from invprob.baselines._modes import Modes
+from invprob.baselines._modes import CUTOFF_EXACT, Modes
 from invprob.baselines.base import Baseline
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose, Twisted
@@ -41,7 +41,8 @@ class FPSSMC(Baseline):
     def propose(self, prior: Prior, likelihood: Likelihood) -> Propose:
         """Return FPS-SMC as the sampler of one likelihood."""
         times, schedule = self.times(prior), prior.schedule
-        modes = Modes(prior, replace(likelihood, y=likelihood.y[:1]))  # particles share their data
+        alone = replace(likelihood, y=likelihood.y[:1])  # particles share their data
+        modes = Modes(prior, alone, CUTOFF_EXACT)
 
         def width(t: float) -> Tensor:
             return (schedule.alpha(t) * modes.tau) ** 2 + schedule.sigma(t) ** 2

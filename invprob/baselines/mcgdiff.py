@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invprob.baselines._modes import Modes
+from invprob.baselines._modes import CUTOFF_EXACT, Modes
 from invprob.baselines.base import Baseline, Limits
 from invprob.likelihood import Likelihood
 from invprob.trajectory import Move, Propose, Twisted
@@ -49,7 +49,7 @@ class MCGDiff(Baseline):
         """Return MCGDiff as the sampler of one likelihood."""
         times, schedule = self.times(prior), prior.schedule
         alone = replace(likelihood, y=likelihood.y[:1])  # particles share their data
-        modes = Modes(prior, alone)
+        modes = Modes(prior, alone, CUTOFF_EXACT)
         rho = torch.tensor([schedule.rho(t) for t in times[1:-1]]).to(modes.tau)
         # place of T_k in the grid: past the ends of it, the nearest
         place = 1 + (rho > modes.tau[:, None]).sum(1).clamp(max=len(rho) - 1)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,6 +57,10 @@ class Problem(ABC):
     @abstractmethod
     def reference(self, n: int, seed: int) -> Array:
         """Return n exact draws, as even as can be, that distances are taken to, (n, d)."""
+
+    def dealt(self, seed: int) -> Problem:
+        """Return the problem with its stored exact draws in another order, if it has such."""
+        return self
 
     def mode_weight_error(self, x: Array) -> float | None:
         """Return the total variation between the modes' weights and their shares of x (n, d).
@@ -136,8 +140,7 @@ class Mixture(Problem):
 class Sampled(Problem):
     """A problem whose exact posterior is known by stored samples, nearly independent ones.
 
-    One half of them is the reference, the other stands for fresh draws. These overlap between
-    seeds: they scatter less than fresh ones would.
+    One half of them is the reference, the other stands for fresh draws.
     """
 
     samples: Array  # (N, d) in physical units
@@ -148,6 +151,11 @@ class Sampled(Problem):
         if self.weights is None or not isinstance(self.prior, GaussianMixture):
             return None
         return _variation(self.prior, x, self.weights)
+
+    def dealt(self, seed: int) -> Sampled:
+        """Return the problem with other halves of its draws, chosen by the seed."""
+        order = np.random.default_rng(seed).permutation(len(self.samples))
+        return replace(self, samples=self.samples[order])
 
     def sample(self, n: int, seed: int) -> Array:
         """Return n different draws of the second half, (n, d); raises ObservationError past it."""
