@@ -281,7 +281,7 @@ def counting(prior: Prior, operator: ForwardOperator) -> Iterator[Count]:
         y: Tensor = forward(x)
         count.operator += len(x)
         if y.requires_grad:
-            y.register_hook(back)
+            y.register_hook(back)  # type: ignore[no-untyped-call]  # torch
         return y
 
     def back(cotangent: Tensor) -> None:

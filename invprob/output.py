@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from invprob import distributed, obs_file
+from invprob import distributed, obs_file, registry
 from invprob.certificate import Certificate, Scores
 from invprob.draws import batch_size, known_correction
 from invprob.observation import Observation
@@ -89,7 +89,7 @@ def sample_to(
     facts = {
         "policy": _digest(posterior.policy),
         "observation": posterior.observation.sha256(),
-        "prior": posterior.prior_name,
+        "prior": [posterior.prior_name, registry.prior_digest(posterior.prior_name)],
         "seed": seed,
         "smc": smc,
         "device": prior.device.type,

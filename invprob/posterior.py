@@ -8,6 +8,7 @@ posterior.certificate
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import time
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from invprob import distributed, pretrained, registry
+from invprob import checkpoint, distributed, pretrained, registry
 from invprob.certificate import Certificate, Scores, carried, certify
 from invprob.config import TrainConfig
 from invprob.draws import Drawn, Draws, corrected, draw, drawn, known_correction
@@ -157,20 +158,26 @@ class Posterior:
         self.save_policy(path)
 
     def save_policy(self, path: Path) -> None:
-        """Write policy.safetensors and posterior.json to a folder that holds the observation."""
-        from safetensors.torch import save_file
+        """Write policy.safetensors and posterior.json to a folder that holds the observation.
 
-        weights = {name: value.contiguous() for name, value in self.policy.state_dict().items()}
-        save_file(weights, path / "policy.safetensors")
+        Raises RunError where the disk is full.
+        """
+        from safetensors.torch import save
+
+        state = {name: value.contiguous() for name, value in self.policy.state_dict().items()}
+        weights = save(state)
+        checkpoint.replace(path / "policy.safetensors", weights)
         card = {
             "version": pretrained.VERSION,
+            "sha256": hashlib.sha256(weights).hexdigest(),
             "prior": self.prior_name,
+            "prior_sha256": registry.prior_digest(self.prior_name),
             "policy": self.policy.settings,
             "seconds": self.seconds,
             "certificate": asdict(self.certificate) if self.certificate else None,
             "gaps": None if self.gaps is None else self.gaps.tolist(),
         }
-        (path / "posterior.json").write_text(json.dumps(card, indent=1) + "\n")
+        checkpoint.replace(path / "posterior.json", f"{json.dumps(card, indent=1)}\n".encode())
 
     @classmethod
     def from_pretrained(
@@ -195,9 +202,14 @@ class Posterior:
                 f"{path.name} was trained with the prior {card['prior']}, not {name}: "
                 "leave --prior out, or train with that one"
             )
+        if card.get("prior_sha256") not in (None, registry.prior_digest(name)):
+            raise UnknownName(
+                f"{path.name} was trained with another prior named {card['prior']} than {name} is "
+                "now: name its folder, --prior, or train with this one"
+            )
         loaded = registry.load_prior(name, observation.operator.x_shape)
         policy = build(loaded, TrainConfig(**card["policy"]))
-        pretrained.load_weights(policy, path / "policy.safetensors")
+        pretrained.load_weights(policy, path / "policy.safetensors", card.get("sha256"))
         known = card["certificate"]
         certificate = Certificate(**known) if known else None
         gaps = None if card.get("gaps") is None else np.array(card["gaps"])

@@ -5,6 +5,7 @@ Both may come from elsewhere or be damaged, so each is checked before it is used
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 from pathlib import Path
@@ -53,19 +54,25 @@ def resuming(folder: Path) -> str:
     return f"`{shlex.join(['invprob', 'train', '--resume', str(folder)])}`"
 
 
-def load_weights(module: torch.nn.Module, path: Path) -> None:
+def load_weights(module: torch.nn.Module, path: Path, sha256: str | None = None) -> None:
     """Give a module the tensors of a safetensors file.
 
-    Raises `RunError` where the file is corrupt, or its tensors are not exactly the module's.
+    sha256: the file's, where that is known. Raises `RunError` where the file is corrupt, or its
+    tensors are not exactly the module's.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     cure = f"restore it, or write it again with {resuming(path.parent)}"
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
+        content = path.read_bytes()
+        tensors = load(content)
+    except OSError as error:
+        raise RunError(f"{path} cannot be read ({error.strerror}): {cure}") from error
+    except SafetensorError as error:
         raise RunError(f"{path} is corrupt ({error}): {cure}") from error
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise RunError(f"{path} is corrupt: its sha256 is not that of posterior.json: {cure}")
     own = module.state_dict()
     for name in sorted(own.keys() ^ tensors.keys()):
         kind = "lacks the tensor" if name in own else "holds an unknown tensor"

@@ -165,6 +165,22 @@ def prior_folder(name: str | Path) -> Path:
     return shipped.get(_key(str(name)), Path(name))
 
 
+def prior_digest(name: str | Path) -> str | None:
+    """Return the sha256 of what tells a prior folder from others of its name, None of other priors.
+
+    That is its invprob.json, which knows the digest of the weights, or the weights themselves.
+    """
+    folder = prior_folder(name)
+    if not folder.is_dir():
+        return None
+    facts = folder / "invprob.json"
+    if facts.is_file():
+        return hashlib.sha256(facts.read_bytes()).hexdigest()
+    from priors._folder import weights_digest
+
+    return weights_digest(folder)
+
+
 def load_function(name: str) -> Callable[..., Any]:
     """Return the function of `file.py:function`, after running that file; raises `UnknownName`."""
     file, _, wanted = name.rpartition(":")

@@ -8,6 +8,8 @@ number of threads).
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import io
 import json
 import shutil
@@ -26,7 +28,6 @@ from invprob.draws import Draws
 from invprob.trajectory import batches
 from operators.errors import RunError
 
-FACTS = "sampling.json"  # what the batches were drawn from
 SCORES = tuple(f.name for f in fields(Scores) if f.name != "island")
 
 
@@ -39,15 +40,13 @@ class Spool:
     @classmethod
     def beside(cls, file: Path, facts: Mapping[str, Any]) -> Spool:
         """Return the spool of the output `file`; batches made from other facts are thrown away."""
-        spool, text = (
-            cls(file.with_name(f".{file.name}.batches")),
-            json.dumps(facts, sort_keys=True),
-        )
-        known = spool.folder / FACTS
-        if not known.is_file() or known.read_text() != text:
-            spool.remove()
-            spool.folder.mkdir(parents=True)
-            checkpoint.replace(known, text.encode())
+        text = json.dumps(facts, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        spool = cls(file.with_name(f".{file.name}.{digest}.batches"))
+        for folder in file.parent.glob(f".{glob.escape(file.name)}.*.batches"):
+            if folder != spool.folder:
+                shutil.rmtree(folder, ignore_errors=True)
+        spool.folder.mkdir(parents=True, exist_ok=True)
         return spool
 
     def done(self) -> set[range]:
@@ -57,6 +56,7 @@ class Spool:
 
     def add(self, rows: range, draws: Draws) -> None:
         """Store the samples of these rows; raises RunError where the disk is full."""
+        self._refuse_gone()
         buffer = io.BytesIO()
         np.savez(buffer, x=draws.x, **{name: getattr(draws, name) for name in SCORES})
         checkpoint.replace(self._file(rows), buffer.getvalue())
@@ -81,11 +81,20 @@ class Spool:
         """Delete the batches."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _refuse_gone(self) -> None:
+        """Raise RunError where another sampling of the same output took its place."""
+        if not self.folder.is_dir():
+            raise RunError(
+                f"{self.folder} was removed: another sampling has begun, or ended, that writes the "
+                "same file. Give each an --out of its own"
+            )
+
     def _file(self, rows: range) -> Path:
         return self.folder / f"{rows.start}-{rows.stop}.npz"
 
     def _read(self, rows: range, names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
         path = self._file(rows)
+        self._refuse_gone()
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return {name: stored[name] for name in names}

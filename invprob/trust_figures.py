@@ -56,7 +56,8 @@ def calibration_figure(calibration: Calibration) -> Figure:
         ax.set_axis_off()
     figure.suptitle(
         f"{count} simulated observations, {samples} samples of each; a curve leaves the grey band "
-        f"in 1 of {round(1 / calibration.rate)} exact samplers",
+        f"in 1 of {round(1 / calibration.rate)} exact samplers\n(coverage of all values: at any "
+        "one level)",
         fontsize=10,
     )
     return figure

@@ -171,6 +171,7 @@ def split_methods(text: str) -> tuple[str, ...]:
 
 def run_of(observation_sha256: str, prior: str | None, root: Path) -> Run | None:
     """Return the newest finished run of that observation (and prior, where one is named)."""
+    from invprob import registry
     from invprob.posterior import same_prior
     from invprob.run import Run
     from invprob.run import runs as listing
@@ -179,8 +180,10 @@ def run_of(observation_sha256: str, prior: str | None, root: Path) -> Run | None
         run = Run.open(facts["name"], root)
         card = run.path / "posterior.json"
         if run.manifest["observation_sha256"] == observation_sha256 and card.exists():
-            used = json.loads(card.read_text())["prior"]
-            if prior is None or same_prior(prior, used):
+            used = json.loads(card.read_text())
+            digests = (None, prior and registry.prior_digest(prior))
+            same = prior and same_prior(prior, used["prior"])
+            if prior is None or (same and used.get("prior_sha256") in digests):
                 return run
     return None
 

@@ -145,7 +145,7 @@ def following(diagnosis: Diagnosis, run: Path) -> list[str]:
     words = ["invprob", "train", "--obs", str(run / "obs.h5")]
     words += [] if ":" in prior else ["--prior", prior]  # own code is named by who trusts it
     words += ["--from", facts["start"]] if "start" in facts else []
-    words += ["--amortize", "ranges.toml"] if "ranges" in facts else []
+    words += ["--amortize", str(run)] if "ranges" in facts else []
     for key, value in trained.items():
         if key in FLAGS and (key == longer or value != default[key]):
             words += [f"--{key.replace('_', '-')}", str(value)]

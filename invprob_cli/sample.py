@@ -52,7 +52,9 @@ def sample(
 
     opened = Run.open(run, runs)
     console.note(f"run {opened.path}{'' if run else ' (the latest)'}")
-    options.writable(out or opened.path / "posterior.h5")
+    beside = out.parent if out else opened.path
+    options.writable(out or beside / "posterior.h5")
+    options.writable(beside / "figures" / "posterior.png")
     from invprob import distributed
     from invprob.observation import Observation
     from invprob.posterior import Posterior
@@ -69,7 +71,7 @@ def sample(
     if label:
         console.note(f"{file.name}: another observation; its gap is measured on simulated twins")
         posterior = posterior.on(observation)
-    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct, label)
+    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct)
     if distributed.rank():
         return
     if as_json:
@@ -115,11 +117,10 @@ def draw_and_write(
     seed: int,
     file: Path,
     correct: str = "auto",
-    label: str = "",
 ) -> tuple[Certificate, list[Path], float]:
     """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling.
 
-    label: of the figures' names, to tell one observation from another.
+    Figures go beside the file, whose name begins theirs unless it is posterior.h5.
     """
     from invprob import __version__, distributed, figures
     from invprob.output import sample_to
@@ -131,7 +132,9 @@ def draw_and_write(
     }  # fmt: skip
     with console.progress() as progress:
         certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
-    seconds, folder = time.monotonic() - begun, run.path / "figures"
+    seconds, folder = time.monotonic() - begun, file.parent / "figures"
+    label = file.stem.removesuffix("posterior").removesuffix("-")
+    label += "-" if label else ""
     if distributed.rank():
         return certificate, [], seconds
     whole = figures.posterior_figure(observation, drawn.x, drawn.mean, drawn.std)

@@ -63,8 +63,9 @@ def train(
     amortize: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.toml",
-            help='Train one policy for a range of instruments: "lens.0.theta_E" = [0.8, 1.4].',
+            metavar="FILE.toml|RUN",
+            help='Train one policy for a range of instruments: "lens.0.theta_E" = [0.8, 1.4]; '
+            "of a run, its own.",
         ),
     ] = None,
     start: Annotated[
@@ -114,7 +115,7 @@ def train(
             "trust that code, name it, --prior"
         )
     observation = Observation.read(file, operator, prior or stored.get("prior"))
-    from invprob import checkpoint
+    from invprob import checkpoint, registry
     from invprob.config import TrainConfig
     from invprob.instruments import read_ranges
     from invprob.obs_file import existing_file
@@ -125,7 +126,8 @@ def train(
         base = replace(base, **{k: v for k, v in stored["train"].items() if hasattr(base, k)})
     more: dict[str, Any] = {key: stored[key] for key in ("ranges", "start") if key in stored}
     if amortize:
-        more["ranges"] = read_ranges(existing_file(amortize))
+        before = Run(amortize).config.get("ranges") if amortize.is_dir() else None
+        more["ranges"] = before or read_ranges(existing_file(amortize))
     if start:
         more["start"] = str(Run.open(start, out).path.resolve())
     # once there is a checkpoint, what was refined is part of it
@@ -144,6 +146,8 @@ def train(
         named = stored.get("prior")  # may be another path to it
         same = prior and named and same_prior(prior, named)
         facts = {"prior": named if same else prior, "train": asdict(config), **more}
+        if "prior_sha256" in stored:
+            facts["prior_sha256"] = registry.prior_digest(prior or stored["prior"])
         run.check_same(facts, observation.sha256())
     options.use_threads(threads)
     posterior, run = trained(
@@ -177,26 +181,25 @@ def trained(
     the run's config holds besides, the ranges of an amortised policy. begin: what is refined.
     own_code: the options that name the user's own code, for that command.
     """
-    from invprob import distributed
-    from invprob.fine_tuned import build
+    from invprob import distributed, registry
     from invprob.flux_scale import scale_warning
     from invprob.instruments import Instruments
-    from invprob.posterior import Interrupted, resolve_prior
+    from invprob.posterior import Interrupted, bind, resolve_prior
     from invprob.posterior import train as train_posterior
+    from invprob.rtb import Trainer
     from invprob.run import Run
 
     more = more or {}
     name_of_prior, loaded = resolve_prior(observation, prior)
     # what cannot be trained is told before there is a run
-    kind = build(loaded, config)
-    if "ranges" in more:
-        Instruments(observation, more["ranges"])
-    if "ranges" in more or len(observation.y) > 1:
-        kind.refuse_other_data()
+    instruments = Instruments(observation, more["ranges"]) if "ranges" in more else None
+    Trainer(loaded, bind(observation), config, instruments)
     if warning := scale_warning(observation, loaded):
         console.note(f"warning: {warning}")
     if run is None:
         facts = {"prior": name_of_prior, "train": asdict(config), **more}
+        if digest := registry.prior_digest(name_of_prior):
+            facts["prior_sha256"] = digest
 
         def create() -> Run:
             processes, seed = distributed.size(), config.seed

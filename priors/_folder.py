@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,14 @@ def weights_digest(folder: Path) -> str:
     for file in sorted(folder.glob(ALL_WEIGHTS)):
         digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def readable(folder: Path) -> None:
+    """Let others read the weights as they may read other files: safetensors lets the owner only."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def intact_weights(folder: Path, sha256: str) -> None:

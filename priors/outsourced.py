@@ -25,7 +25,7 @@ from torch import Tensor
 from operators.errors import NotDifferentiable, ObservationError
 from priors._autoencoder import Autoencoder
 from priors._code_flow import FOLDER, CodeFlow, Flowed
-from priors._folder import FORMAT_VERSION, read_facts, weights_digest
+from priors._folder import FORMAT_VERSION, read_facts, readable, weights_digest
 from priors.base import Prior
 from priors.process import Schedule, generators, randn
 
@@ -98,6 +98,7 @@ class Outsourced(Prior):
                 "file.py:function"
             )
         decoder.save(folder)
+        readable(folder)
         facts = {
             "module": "outsourced",
             "version": FORMAT_VERSION,

@@ -15,6 +15,7 @@ channels: an orthogonal map, so a 64x64 prior with p = 4 costs what a 16x16 one 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -30,7 +31,13 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from operators.errors import ObservationError
 from priors._diffusers import PREDICTIONS as SCHEDULED
 from priors._diffusers import Levels, levels, network_of, sample_shape
-from priors._folder import FORMAT_VERSION, intact_weights, read_facts, weights_digest
+from priors._folder import (
+    FORMAT_VERSION,
+    intact_weights,
+    read_facts,
+    readable,
+    weights_digest,
+)
 from priors._residual_model import ResidualModel
 from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule
@@ -45,6 +52,8 @@ PREDICTIONS: dict[str, Callable[[float, float, float], tuple[float, float, float
     "edm": lambda _, sigma, d: _edm(sigma, d, 1.0),
     "edm_v": lambda _, sigma, d: _edm(sigma, d, -1.0),
 }
+
+BANK = "bank.safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,7 @@ class PixelConfig:
     residual_model: ResidualModel | None = None
     tangent_below: float = 0.4  # noise ratio below which the network's derivative is better still
     sha256: str = ""  # of the weights files, one after another
+    bank_sha256: str = ""  # of the file of draws, where it is known
     version: int = FORMAT_VERSION
     module: str = "pixel"  # of `priors/`, which reads the folder
 
@@ -192,7 +202,7 @@ class Pixel(Prior):
         if self.prediction not in SCHEDULED:
             raise ObservationError(f"{self.prediction} networks are read, not written: copy them")
         from diffusers import DDPMScheduler
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder.mkdir(parents=True, exist_ok=True)
         self.network.half().save_pretrained(folder / "unet")  # type: ignore[operator]
@@ -206,11 +216,16 @@ class Pixel(Prior):
             clip_sample=False,
         )
         scheduler.save_pretrained(folder / "scheduler")
-        facts = asdict(self.config)
-        facts |= {"residuals": list(self.residuals), "sha256": weights_digest(folder)}
+        bank = b"" if self.bank is None else save({"x": compact(self.bank).contiguous()})
+        if bank:
+            (folder / BANK).write_bytes(bank)
+        readable(folder)
+        facts = asdict(self.config) | {
+            "residuals": list(self.residuals),
+            "sha256": weights_digest(folder),
+            "bank_sha256": hashlib.sha256(bank).hexdigest() if bank else "",
+        }
         (folder / "invprob.json").write_text(json.dumps(facts, indent=1) + "\n")
-        if self.bank is not None:
-            save_file({"x": compact(self.bank).contiguous()}, folder / "bank.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> Pixel:
@@ -232,7 +247,8 @@ class Pixel(Prior):
             facts["residual_model"] = ResidualModel(
                 tuple(table["floor"]), tuple(table["slope"]), spectrum
             )
-        bank, network = _stored_draws(folder / "bank.safetensors"), network_of(folder)
+        bank = _stored_draws(folder / BANK, facts.get("bank_sha256", ""))
+        network = network_of(folder)
         return facts, network, found.log_rho, found.prediction, bank, found.timesteps
 
 
@@ -247,17 +263,24 @@ def compact(draws: Tensor) -> Tensor:
     return half if error <= 2**-11 * size else draws
 
 
-def _stored_draws(file: Path) -> Tensor | None:
+def _stored_draws(file: Path, sha256: str) -> Tensor | None:
     """Return the draws in a file, None where there is none; raises ObservationError."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     if not file.exists():
         return None
+    content = file.read_bytes()
     try:
-        return load_file(file)["x"]
+        draws = load(content)["x"]
     except (SafetensorError, KeyError) as error:
         raise ObservationError(f"{file} is corrupt ({error}): restore the prior folder") from error
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ObservationError(
+            f"{file} is corrupt: its sha256 differs from the one in invprob.json; restore the "
+            "prior folder"
+        )
+    return draws
 
 
 def _foreign(folder: Path, found: Levels) -> dict[str, Any]:

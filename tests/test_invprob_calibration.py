@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from invprob import Observation, Posterior, diagnose, registry, trust_figures
-from invprob.calibration import Calibration, calibrate, coverage, distances, interval
-from invprob.diagnosis import neighbours, simulated
-from invprob.draws import draw
+from invprob.calibration import (
+    Calibration,
+    calibrate,
+    contraction,
+    coverage,
+    distances,
+    interval,
+)
+from invprob.diagnosis import fits, neighbours, simulated
+from invprob.draws import Draws, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import coverage as marginal_coverage
 from invprob.policy import Guided
@@ -74,11 +81,15 @@ def test_exact_samplers_pass(make: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "settings", "said"),
     [
-        (conjugate, (0.5,), ["sbc x0 over-confident", "coverage over-confident"]),
-        (conjugate, (2.0,), ["spread too wide", "coverage under-confident"]),
-        (conjugate, (1.0, 1.0), ["sbc x0 biased high"]),
+        (
+            conjugate,
+            (0.5,),
+            ["sbc x0 over-confident", "coverage over-confident", "tarp"],
+        ),
+        (conjugate, (2.0,), ["spread too wide", "coverage under-confident", "tarp too wide"]),
+        (conjugate, (1.0, 1.0), ["sbc x0 biased high: truths exceed 2"]),
         (conjugate, (1.0, -1.0), ["sbc x0 biased low"]),
-        (two_modes, (0.0,), ["spread too narrow"]),
+        (two_modes, (0.0,), ["spread too narrow", "tarp"]),
     ],
 )
 def test_broken_samplers_are_caught_and_told_apart(
@@ -267,6 +278,9 @@ def test_a_diagnosis_fails_a_policy_that_ignores_the_data() -> None:
     failed = {c.name: c.verdict for c in found.checks if not c.passed}
     assert not found.passed
     assert failed["fit chi2"].startswith("under-fitted")
+    assert failed["own chi2"].startswith("under-fitted")
+    judged = [c for c in found.checks if c.threshold is not None]
+    assert all(c.passed == (c.statistic <= (c.threshold or 0)) for c in judged)
     assert "sbc sum" not in failed  # the prior is calibrated, marginally
     assert list(dict.fromkeys(stages)) == ["truths", "this observation", "simulated observations"]
 
@@ -284,6 +298,31 @@ def test_one_policy_draws_for_many_observations_in_order() -> None:
     np.testing.assert_allclose(both.x[:3], alone.x, rtol=1e-5, atol=1e-6)
     residual = pair.operator(torch.from_numpy(both.x[3:])) - (y + 1)
     np.testing.assert_allclose(both.chi2[3:], residual.square().mean(1).numpy() / 0.25, rtol=1e-4)
+
+
+def test_structure_is_of_samples_beside_their_own_data() -> None:
+    """Flat images seen with noise: exact samples leave white residuals, those of others do not."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(size=(200, 1, 1))
+    truth = np.broadcast_to(level, (200, 8, 8)).astype("f4")
+    observation = Observation(Denoising((8, 8)), np.eye(8), 0.5)
+    likelihood = simulated(observation, truth, seed=1)
+    mean = likelihood.y.mean((1, 2)).numpy()[:, None] + 0.5 / 8 * rng.normal(size=(200, 9))
+    x = np.repeat(np.repeat(mean.reshape(-1, 1, 1), 8, 1), 8, 2).astype("f4")
+    for seen, exact in ((x, True), (x[::-1].copy(), False)):
+        _, chi2, degrees = likelihood.repeat(9).fit(torch.from_numpy(seen))
+        zeros = np.zeros(len(seen))
+        draws = Draws(zeros, zeros, chi2.numpy(), degrees.numpy(), zeros[:, None], x=seen)
+        found = fits(likelihood, truth, draws, 9)["fit structure"]
+        assert (rank(found, rng).mean() == pytest.approx(4.5, abs=0.7)) == exact
+
+
+def test_contraction_is_what_the_data_take_away() -> None:
+    rng = np.random.default_rng(0)
+    truth, samples = rng.normal(size=4000), rng.normal(size=(4000, 9))
+    found = contraction({"seen": Pair(truth, samples / 2), "unseen": Pair(truth, samples)})
+    assert found.statistic == pytest.approx(0, abs=0.06)
+    assert "75% of seen" in found.verdict.replace("74%", "75%").replace("76%", "75%")
 
 
 def test_residuals_of_truths_are_white_and_a_gradient_is_not() -> None:

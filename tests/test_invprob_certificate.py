@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from invprob.certificate import carried, certify
+from invprob.correction import smoothed
 from invprob.likelihood import Likelihood
 from invprob.metrics import against_truth, coverage, crps, sliced_wasserstein, ssim
 from invprob.path_weights import pareto_k
@@ -23,6 +24,20 @@ from tests.conftest import scored
 def test_pareto_k_of_pareto_weights(k: float) -> None:
     weights = np.random.default_rng(0).pareto(1 / k, 20_000) + 1
     assert pareto_k(np.log(weights)) == pytest.approx(k, abs=0.12)
+
+
+def test_pareto_k_of_few_weights_is_that_of_arviz() -> None:
+    """Where its prior matters; by ArviZ 0.23's `psislw`."""
+    assert pareto_k(np.random.default_rng(0).normal(0, 1.5, 50)) == pytest.approx(
+        0.154677, abs=1e-5
+    )
+
+
+def test_smoothing_leaves_quantiles_of_a_pareto_law_where_they_are() -> None:
+    log_w = -np.log1p(-(np.arange(2000) + 0.5) / 2000) / 2
+    found = smoothed(log_w)
+    assert np.count_nonzero(found != log_w) > 100
+    np.testing.assert_allclose(found, log_w, atol=0.01)
 
 
 def test_pareto_k_needs_a_tail() -> None:
@@ -47,6 +62,7 @@ def test_the_upper_bound_is_that_of_this_observation_where_weights_are_reliable(
     assert found.elbo < found.log_z < found.eubo
     uneven = certify(scored(log_w * 40), gaps=np.array([40.0, 60.0]))
     assert uneven.elbo is not None and uneven.eubo == pytest.approx(uneven.elbo + 50)
+    assert uneven.gap_se == pytest.approx(10)
 
 
 def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> None:
@@ -112,6 +128,8 @@ def test_importance_evidence_of_log_normal_weights() -> None:
     assert found.log_z == pytest.approx(0, abs=0.01)
     assert found.elbo == pytest.approx(-(s**2) / 2, abs=0.01)
     assert found.ess == pytest.approx(n * np.exp(-(s**2)), rel=0.03)
+    assert found.elbo_se == pytest.approx(s / n**0.5, rel=0.02)
+    assert found.log_z_se == pytest.approx((np.expm1(s**2) / n) ** 0.5, rel=0.05)
     assert found.verdict.startswith("trust")
 
 

@@ -63,7 +63,7 @@ def killed_until_done(work: Callable[[Path], None], folder: Path, done: str, kil
 def marks(folder: Path) -> tuple[Any, ...]:
     """Return what changes on disk with every step or batch."""
     metrics = folder / "metrics.jsonl"
-    batches = len(list(folder.glob(".posterior.h5.batches/*.npz")))
+    batches = len(list(folder.glob(".posterior.h5.*.batches/*.npz")))
     return metrics.stat().st_size if metrics.exists() else 0, batches
 
 

@@ -126,7 +126,7 @@ def test_a_damaged_batch_is_told_and_drawn_again(
 ) -> None:
     path = tmp_path / "a.h5"
     stopped(path, after=3)
-    (batch,) = tmp_path.glob(".a.h5.batches/16-32.npz")
+    (batch,) = tmp_path.glob(".a.h5.*.batches/16-32.npz")
     batch.write_bytes(harm(batch.read_bytes()))
     with pytest.raises(RunError, match=r"16-32\.npz is damaged.*draws it again"):
         sample_to(path, posterior(), 70, 3, "psis")
