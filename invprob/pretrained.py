@@ -71,8 +71,6 @@ def load_weights(module: torch.nn.Module, path: Path, sha256: str | None = None)
         raise RunError(f"{path} cannot be read ({error.strerror}): {cure}") from error
     except SafetensorError as error:
         raise RunError(f"{path} is corrupt ({error}): {cure}") from error
-    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
-        raise RunError(f"{path} is corrupt: its sha256 is not that of posterior.json: {cure}")
     own = module.state_dict()
     for name in sorted(own.keys() ^ tensors.keys()):
         kind = "lacks the tensor" if name in own else "holds an unknown tensor"
@@ -83,4 +81,6 @@ def load_weights(module: torch.nn.Module, path: Path, sha256: str | None = None)
                 f"{path} holds {name!r} of shape {tuple(tensors[name].shape)}, the configuration "
                 f"beside it needs {tuple(value.shape)}: {cure}"
             )
+    if sha256 not in (None, hashlib.sha256(content).hexdigest()):
+        raise RunError(f"{path} is corrupt: its sha256 is not that of posterior.json: {cure}")
     module.load_state_dict(tensors)

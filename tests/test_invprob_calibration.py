@@ -312,7 +312,10 @@ def test_structure_is_of_samples_beside_their_own_data() -> None:
     for seen, exact in ((x, True), (x[::-1].copy(), False)):
         _, chi2, degrees = likelihood.repeat(9).fit(torch.from_numpy(seen))
         zeros = np.zeros(len(seen))
-        draws = Draws(zeros, zeros, chi2.numpy(), degrees.numpy(), zeros[:, None], x=seen)
+        draws = Draws(
+            log_likelihood=zeros, log_weight=zeros, chi2=chi2.numpy(), degrees=degrees.numpy(),
+            sketch=zeros[:, None], x=seen,
+        )  # fmt: skip
         found = fits(likelihood, truth, draws, 9)["fit structure"]
         assert (rank(found, rng).mean() == pytest.approx(4.5, abs=0.7)) == exact
 

@@ -115,6 +115,21 @@ def test_batches_of_another_sampling_are_not_used(
     assert contents(tmp_path / "a.h5") == contents(tmp_path / "b.h5")
 
 
+def test_two_samplings_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    """The one that began first is told, and what it drew is not taken for the other's."""
+    ours, path = posterior(), tmp_path / "a.h5"
+
+    def second(stage: str, done: int, *_: object) -> None:
+        if done == BATCH:
+            stopped(path, after=1, seed=4)
+
+    with pytest.raises(RunError, match="another sampling has begun"):
+        sample_to(path, ours, 70, 3, "psis", progress=second)
+    sample_to(path, ours, 70, 4, "psis")
+    sample_to(tmp_path / "b.h5", ours, 70, 4, "psis")
+    assert contents(path) == contents(tmp_path / "b.h5")
+
+
 def damaged(content: bytes) -> bytes:
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
