@@ -202,12 +202,12 @@ class Posterior:
                 f"{path.name} was trained with the prior {card['prior']}, not {name}: "
                 "leave --prior out, or train with that one"
             )
+        loaded = registry.load_prior(name, observation.operator.x_shape)
         if card.get("prior_sha256") not in (None, registry.prior_digest(name)):
             raise UnknownName(
                 f"{path.name} was trained with another prior named {card['prior']} than {name} is "
                 "now: name its folder, --prior, or train with this one"
             )
-        loaded = registry.load_prior(name, observation.operator.x_shape)
         policy = build(loaded, TrainConfig(**card["policy"]))
         pretrained.load_weights(policy, path / "policy.safetensors", card.get("sha256"))
         known = card["certificate"]
