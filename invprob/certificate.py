@@ -32,12 +32,11 @@ from invprob.path_weights import (
 
 MARKOV = 20.0  # an unbiased estimate of Z exceeds Z by this factor in at most 1 run of as many
 MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
-# of n corrected samples, or of particles, that must be worth exact draws: m of these lie
-# sqrt(n / m) times as far from the posterior as n, within a fifth, and the word may stand for 3
-TRUSTED_SHARE = 1 / 6
-# of n samples left as they are, because their weights show no error: what weights worth m draws do
-# not show is about 1 / m - 1 / n squared standard deviations, and at n / 3 four of these are 8 / n
-UNMOVED_SHARE = 1 / 3
+# of n samples or particles that must be worth exact draws, for a distance up to 3 times that of n.
+# m of these lie sqrt(n / m) times as far, and where the weights of a few modes make the distance it
+# scatters by three quarters of itself. What weights worth m draws do not show in samples left as
+# they are is about 1 / m - 1 / n squared standard deviations: at n / 3 four of these are 8 / n
+TRUSTED_SHARE = 1 / 3
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 from invprob import distributed
 from invprob.certificate import (
     TRUSTED_SHARE,
-    UNMOVED_SHARE,
     Certificate,
     Scores,
     judgement,
@@ -175,7 +174,7 @@ def corrected(
         how = "psis" if mends else "none"
         if trusted and not mends and not known.verdict.startswith("trust"):
             word = "trust: correction would blur the samples by more than it would mend them"
-            if share < UNMOVED_SHARE:
+            if share < TRUSTED_SHARE:
                 word = (
                     f"approximate: path weights worth {known.ess:.0f} draws show no error, "
                     "and would miss a small one: train longer"
