@@ -121,7 +121,8 @@ def benchmark(
     scores = []
     for seed in range(EXACT_SEED + 1, EXACT_SEED + 1 + REPEATS):
         dealt = problem.dealt(seed)
-        apart = dealt.reference(REFERENCE * n, EXACT_SEED)
+        same = dealt is problem
+        apart = reference if same else dealt.reference(REFERENCE * n, EXACT_SEED)
         scores.append(_distances(problem, dealt.sample(n, seed), apart))
     means = {f"floor_{key}": _mean([score[key] for score in scores]) for key in scores[0]}
     distances = [score["sliced_wasserstein"] for score in scores]

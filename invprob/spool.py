@@ -43,7 +43,7 @@ class Spool:
         text = json.dumps(facts, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         spool = cls(file.with_name(f".{file.name}.{digest}.batches"))
-        for folder in file.parent.glob(f".{glob.escape(file.name)}.*.batches"):
+        for folder in file.parent.glob(f".{glob.escape(file.name)}.{'?' * len(digest)}.batches"):
             if folder != spool.folder:
                 shutil.rmtree(folder, ignore_errors=True)
         spool.folder.mkdir(parents=True, exist_ok=True)

@@ -181,9 +181,10 @@ def run_of(observation_sha256: str, prior: str | None, root: Path) -> Run | None
         card = run.path / "posterior.json"
         if run.manifest["observation_sha256"] == observation_sha256 and card.exists():
             used = json.loads(card.read_text())
-            digests = (None, prior and registry.prior_digest(prior))
-            same = prior and same_prior(prior, used["prior"])
-            if prior is None or (same and used.get("prior_sha256") in digests):
+            if prior is None or (
+                same_prior(prior, used["prior"])
+                and used.get("prior_sha256") in (None, registry.prior_digest(prior))
+            ):
                 return run
     return None
 

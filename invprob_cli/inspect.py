@@ -42,9 +42,9 @@ def following(path: Path, found: Mapping[str, Any]) -> list[object]:
         return ["invprob", "train", "--operator", found["operator"], "--obs", path, *own]
     places = (path.parent, Path("runs", str(found.get("run"))))
     run = next((place for place in places if (place / "manifest.json").is_file()), None)
-    key = "observation_sha256"
-    if run and read_json(run / "manifest.json")[key] != found[key]:
-        return []  # of other data, whose file only `sample` knew
+    data = read_json(run / "manifest.json")["observation_sha256"] if run else None
+    if found.get("observation_sha256", data) != data:
+        return []  # of other data than the run's, whose file only `sample` knew
     own = options.own_code(found.get("operator"), found.get("prior"))
     return ["invprob", "compare", "--baselines", "dps", "--run", run, *own] if run else []
 

@@ -146,8 +146,8 @@ def train(
         named = stored.get("prior")  # may be another path to it
         same = prior and named and same_prior(prior, named)
         facts = {"prior": named if same else prior, "train": asdict(config), **more}
-        if "prior_sha256" in stored:
-            facts["prior_sha256"] = registry.prior_digest(prior or stored["prior"])
+        if known := stored.get("prior_sha256"):  # a prior that is not found is told of below
+            facts["prior_sha256"] = registry.prior_digest(prior or stored["prior"]) or known
         run.check_same(facts, observation.sha256())
     options.use_threads(threads)
     posterior, run = trained(

@@ -31,13 +31,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from operators.errors import ObservationError
 from priors._diffusers import PREDICTIONS as SCHEDULED
 from priors._diffusers import Levels, levels, network_of, sample_shape
-from priors._folder import (
-    FORMAT_VERSION,
-    intact_weights,
-    read_facts,
-    readable,
-    weights_digest,
-)
+from priors._folder import FORMAT_VERSION, intact_weights, read_facts, readable, weights_digest
 from priors._residual_model import ResidualModel
 from priors.base import Bounded, Covariance, Prior
 from priors.process import Schedule

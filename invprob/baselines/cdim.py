@@ -54,10 +54,11 @@ class CDIM(Baseline):
         def move(z: Tensor, t: float, i: int) -> Move:
             clean, s = prior.denoise(z, t), times[i + 1]
             after = schedule.kernel(t, s, eta=0.0).mean(z, clean)
-            target, data = (a.expand(len(z), *a.shape[1:]) for a in (allowed(s), likelihood.y))
+            each = (a.expand(len(z), *a.shape[1:]) for a in (allowed(s), likelihood.y, y))
+            target, data, wanted = each
             rows = torch.arange(len(z), device=z.device)  # of those that still move
             for _ in range(self.updates):
-                off = y.expand(len(z), -1)[rows] - seen(after[rows])
+                off = wanted[rows] - seen(after[rows])
                 excess = off.square().sum(1) - target[rows]
                 far = excess > 0
                 rows, off, excess = rows[far], off[far], excess[far]
@@ -72,6 +73,8 @@ class CDIM(Baseline):
                 eta = torch.where(falls, (-tilt - root) / bend, 0.0)
                 after = after.index_add(0, rows, -column(eta, slope) * slope)
                 rows = rows[falls]
+                if not len(rows):
+                    break
             return Move(clean, leap=lambda noise: after)
 
         return move
