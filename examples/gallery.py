@@ -22,7 +22,8 @@ from invprob import figures, registry
 from invprob.config import TrainConfig
 from invprob.observation import Observation
 from invprob.policy import Guided
-from invprob.posterior import Posterior, train
+from invprob.posterior import Posterior
+from invprob.posterior_training import train
 from invprob.settings import changed
 from invprob.simulate import draw_truth, simulate
 

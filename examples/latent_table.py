@@ -22,7 +22,8 @@ from invprob import registry
 from invprob.comparison import compare
 from invprob.config import TrainConfig
 from invprob.observation import Observation
-from invprob.posterior import Posterior, train
+from invprob.posterior import Posterior
+from invprob.posterior_training import train
 from invprob.simulate import draw_truth
 from operators.base import ForwardOperator
 from operators.inpainting import Inpainting

@@ -22,7 +22,7 @@ from gallery import SCENES, Scene
 
 from invprob.comparison import compare
 from invprob.config import TrainConfig
-from invprob.posterior import train
+from invprob.posterior_training import train
 
 HEAD = """\
 # Operators

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from invprob.likelihood import Likelihood
     from invprob.observation import Observation
     from invprob.policy import Policy
-    from invprob.posterior import Posterior, train
+    from invprob.posterior import Posterior
+    from invprob.posterior_training import train
     from invprob.trajectory import Trajectory
     from operators.errors import (
         InvprobError,
@@ -69,7 +70,7 @@ _HOME = {
     "Trajectory": "invprob.trajectory",
     "compare": "invprob.comparison",
     "diagnose": "invprob.diagnosis",
-    "train": "invprob.posterior",
+    "train": "invprob.posterior_training",
 }  # whatever is not named here is an error class of operators.errors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -45,6 +46,19 @@ def read_foreign(folder: Path) -> Prior:
     loaded = Latent.load(folder) if folder_of(folder) else Pixel.load(folder)
     loaded.chain = first_bank
     return loaded
+
+
+def digest(folder: Path) -> str:
+    """Return the sha256 of what tells a prior's folder from others of its name.
+
+    That is its invprob.json, which knows the digest of the weights, or the weights themselves.
+    """
+    facts = folder / OWN
+    if facts.is_file():
+        return hashlib.sha256(facts.read_bytes()).hexdigest()
+    from priors._folder import weights_digest
+
+    return weights_digest(folder)
 
 
 def _refuse_links(folder: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from invprob.prior_folders import LEARNED, OWN, read, read_foreign
+from invprob.prior_folders import LEARNED, OWN, digest, read, read_foreign
 from operators.errors import ObservationError, UnknownName
 
 if TYPE_CHECKING:
@@ -166,19 +166,9 @@ def prior_folder(name: str | Path) -> Path:
 
 
 def prior_digest(name: str | Path) -> str | None:
-    """Return the sha256 of what tells a prior folder from others of its name, None of other priors.
-
-    That is its invprob.json, which knows the digest of the weights, or the weights themselves.
-    """
+    """Return the digest of the folder of a prior, None of priors that have none."""
     folder = prior_folder(name)
-    if not folder.is_dir():
-        return None
-    facts = folder / "invprob.json"
-    if facts.is_file():
-        return hashlib.sha256(facts.read_bytes()).hexdigest()
-    from priors._folder import weights_digest
-
-    return weights_digest(folder)
+    return digest(folder) if folder.is_dir() else None
 
 
 def load_function(name: str) -> Callable[..., Any]:

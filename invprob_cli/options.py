@@ -73,6 +73,7 @@ Size = Annotated[
     typer.Option(metavar="N|NYxNX", help="Size of x, for priors that come in any size."),
 ]
 
+POINTED = re.compile(r"[+-]?(\d+\.|\d*\.\d+)([eE][+-]?\d+)?")  # some are no JSON: .5, 1.
 TUNED = "tuned on simulated twins: what their names say of a step size"
 
 Config = TypeVar("Config")
@@ -195,7 +196,7 @@ def observation_file(out: Path, *inputs: str | Path | None) -> Path:
 
 
 def assignments(settings: Sequence[str] | None, option: str = "--set") -> Iterator[tuple[str, Any]]:
-    """Yield key and value of every `key=value`; the value is JSON, or else text."""
+    """Yield key and value of every `key=value`: JSON, a number such as .5, or else text."""
     for text in settings or ():
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -203,7 +204,7 @@ def assignments(settings: Sequence[str] | None, option: str = "--set") -> Iterat
         try:
             yield key.strip(), json.loads(value)
         except ValueError:
-            yield key.strip(), value
+            yield key.strip(), float(value) if POINTED.fullmatch(value) else value
 
 
 def override(

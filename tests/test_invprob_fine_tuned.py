@@ -23,7 +23,8 @@ from invprob.fine_tuned import build
 from invprob.likelihood import Likelihood
 from invprob.observation import Observation
 from invprob.policy import Policy
-from invprob.posterior import Posterior, bind, train
+from invprob.posterior import Posterior, bind
+from invprob.posterior_training import train
 from invprob.rtb import Trainer
 from invprob.trajectory import Trajectory, rollout, score_path
 from operators.denoising import Denoising

@@ -17,7 +17,8 @@ from invprob import checkpoint
 from invprob.config import TrainConfig
 from invprob.observation import Observation
 from invprob.output import sample_to
-from invprob.posterior import Posterior, train
+from invprob.posterior import Posterior
+from invprob.posterior_training import train
 from invprob.run import Run
 from operators.denoising import Denoising
 
