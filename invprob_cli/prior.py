@@ -73,7 +73,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a prior on images; stopped, the same command goes on."""
-    device = launch.join(None, device, "float32")
+    place = launch.join(None, device, "float32")
     if out.name in ("", ".."):  # a folder of no name of its own
         out = out.resolve()
     options.writable(out / "invprob.json")
@@ -102,8 +102,8 @@ def train(
         data, size, pool, held_out, bank, seed,
         unit=str(stated.get("unit", "")) if unit is None else unit,
         summary=str(stated.get("summary", "")) if summary is None else summary,
-        training=replace(training, turns=turns, device=device),
-        autoencoder=replace(coding, turns=turns, device=device) if latent else None,
+        training=replace(training, turns=turns, device=place),
+        autoencoder=replace(coding, turns=turns, device=place) if latent else None,
     )  # fmt: skip
     options.use_threads(threads)
     console.note(f"images and checkpoints in {work}: stopped, the same command goes on")

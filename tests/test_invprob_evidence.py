@@ -7,10 +7,12 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal
 
@@ -145,6 +147,16 @@ def test_the_ceiling_is_above_log_z_and_convicts_what_cannot_fit(offset: float) 
     assert 0 < ceiling(posterior) - exact(posterior) < 40
     masked = replace(posterior.observation, mask=np.arange(3 * D) > D)
     assert ceiling(replace(posterior, observation=masked)) > ceiling(posterior)
+
+
+def test_the_ceiling_is_reached_by_a_prior_of_one_image() -> None:
+    """It is the fit of that image where this is the ridge solution of strength |x|^2."""
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=D))
+    y = (1 + SIGMA**2 / float(x @ x)) * x.numpy()
+    alone = SimpleNamespace(draw=lambda n, seed: x.expand(n, D), decode=lambda z: z, device="cpu")
+    posterior = replace(model(y, np.eye(D)), prior=cast(Gaussian, alone))
+    fit = float(posterior.likelihood.log_prob(x[None].float()))
+    assert ceiling(posterior) == pytest.approx(fit, abs=1e-4)
 
 
 def found(

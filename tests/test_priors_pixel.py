@@ -147,11 +147,12 @@ def test_a_bank_is_kept_in_any_unit(prior: Pixel, unit: float, tmp_path: Path) -
     assert torch.equal(Pixel.load(again).draw(8, seed=1), draws)
 
 
-def test_fault_24_bit_flip_in_weights_is_named(prior: Pixel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [WEIGHTS, "bank.safetensors"])
+def test_fault_24_a_flipped_bit_is_named(prior: Pixel, tmp_path: Path, name: str) -> None:
     prior.save(tmp_path)
-    data = bytearray((tmp_path / WEIGHTS).read_bytes())
+    data = bytearray((tmp_path / name).read_bytes())
     data[-1] ^= 1
-    (tmp_path / WEIGHTS).write_bytes(data)
+    (tmp_path / name).write_bytes(data)
     with pytest.raises(ObservationError, match="sha256"):
         Pixel.load(tmp_path)
 
