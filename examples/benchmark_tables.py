@@ -277,7 +277,7 @@ def spread(values: list[float | None], key: str) -> str:
     if abs(mean) > 1e4:
         return f"{mean:.0e}"
     shown = f"{mean:.2f}" if key in ("log_z", "elbo", "eubo") else number(mean)
-    return f"{shown} ± {np.std(known, ddof=1):.2g}" if len(known) > 1 else shown
+    return f"{shown} ± {number(float(np.std(known, ddof=1)))}" if len(known) > 1 else shown
 
 
 def number(value: float | None) -> str:
