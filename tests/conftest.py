@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from typer.testing import CliRunner
 
 from invprob.certificate import Scores
 from invprob_cli.main import app
+
+ROOT = Path(__file__).resolve().parent.parent
+SIMULATE = "simulate --operator denoising --prior random_field --size 16 --noise 0.2 --seed 3"
+SMALL = "--steps 6 --width 8 --blocks 1 --warm-steps 4 --rtb-steps 2 --paths 4 --set bank=64"
 
 
 def invoke(command: str, code: int = 0) -> Any:
@@ -53,6 +58,22 @@ def scored(
         sketch=np.zeros((n, 1)),
         island=island,
     )
+
+
+def finished(folder: Path) -> Path:
+    """Return the working folder with obs.h5, one finished run, and two files that have a fault."""
+    invoke(f"{SIMULATE} --out obs.h5")
+    shown = invoke(f"train --operator denoising --obs obs.h5 --name whole {SMALL} --threads 1")
+    assert "next: invprob sample --n 64" in shown.stdout
+    assert "Certificate" in shown.stdout
+    for name, key, value in (("away", "prior", "my digits"), ("holes", "data", np.nan)):
+        invoke(f"{SIMULATE} --out {name}.h5")
+        with h5py.File(f"{name}.h5", "a") as file:
+            if key == "prior":
+                file.attrs["prior"] = value
+            else:
+                file["data"][0, 0] = value
+    return folder
 
 
 @pytest.fixture(scope="module")
