@@ -37,6 +37,7 @@ MIN_ISLANDS = 4  # of SMC, to tell how far their estimates of log Z spread
 # scatters by three quarters of itself. What weights worth m draws do not show in samples left as
 # they are is about 1 / m - 1 / n squared standard deviations: at n / 3 four of these are 8 / n
 TRUSTED_SHARE = 1 / 3
+LOST_SIGMAS = 3.0  # by which log Z of particles must lie below a lower bound to be called lost
 CHI2_SIGMAS = 5.0  # how far chi2 per pixel may lie from what is expected
 
 
@@ -96,8 +97,13 @@ class Certificate:
 
     @property
     def even(self) -> bool:
-        """Whether path weights are even enough for log Z to come with its error."""
-        return self.corrected == "smc" or reliable(self.ess, self.pareto_k)
+        """Whether path weights are even enough for log Z to come with its error.
+
+        The last weights of particles do not tell, but their islands.
+        """
+        if self.corrected == "smc":
+            return self.verdict.startswith("trust")
+        return reliable(self.ess, self.pareto_k)
 
     @property
     def few(self) -> bool:
@@ -158,10 +164,25 @@ def certify(
 
 
 def carried(known: Certificate | None, particles: Certificate) -> Certificate:
-    """Return the certificate of particles with the EUBO that single paths of the policy gave."""
-    if known is None or known.eubo is None or particles.elbo is None:
+    """Return the certificate of particles with what single paths of the policy gave.
+
+    That is their EUBO, and a bound: particles whose log Z lies below the ELBO of single paths, by
+    more than the error of either, have lost where the posterior is.
+    """
+    if known is None or known.elbo is None or particles.elbo is None or particles.log_z is None:
         return particles
-    return replace(particles, eubo=known.eubo, gap=known.eubo - particles.elbo)
+    below = known.elbo - particles.log_z
+    if known.eubo is not None:
+        particles = replace(particles, eubo=known.eubo, gap=known.eubo - particles.elbo)
+    error = math.hypot(known.elbo_se or 0.0, particles.log_z_se or 0.0)
+    if not below > LOST_SIGMAS * error or particles.verdict.startswith("do not trust"):
+        return particles
+    return replace(
+        particles,
+        verdict=f"do not trust: log Z of the particles lies {below:.3g} nats below the ELBO of "
+        "single paths, so resampling has lost what these find: leave them as they are (--correct "
+        "none)",
+    )
 
 
 def needed(n: int, ess: float | None, k: float | None) -> int | None:

@@ -148,7 +148,8 @@ def measure(
         sigmas = _sigmas(SMC_RUNS)
         low = max(low, float(runs.mean()) - sigmas * spread / math.sqrt(SMC_RUNS))
         method, log_z, error = "smc", log_mean(runs), log_mean_se(runs)
-        if not spread <= SMC_SPREAD:
+        # runs that agree below what single paths bound have all lost the same
+        if not spread <= SMC_SPREAD or log_z + sigmas * (error or 0.0) < low:
             method, error = "bounds", None
     facts = (known.elbo, known.eubo if draws.fits else None, known.chi2_per_pixel, draws.fits, n)
     if error is None:

@@ -33,13 +33,13 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
     """Return name, value and meaning of every figure."""
     c = certificate
     by = "log p(y) by importance weights, nats"
-    if not c.even:
-        by += f": too {'few' if c.few else 'uneven'} to give its error"
     eubo_se, bound = None, "upper bound of log p(y) by reliable weights, nats"
-    if not c.even:
+    if c.corrected == "smc":
+        by, bound = "log p(y) by particles, nats", "that of the policy's single paths, nats"
+        by += "" if c.even else ": their islands do not give its error"
+    elif not c.even:
+        by += f": too {'few' if c.few else 'uneven'} to give its error"
         eubo_se, bound = c.gap_se, "ELBO + gap of twins, a mean over simulated data, no bound, nats"
-    elif c.corrected == "smc":
-        bound = "that of the policy's single paths, nats"
     return [
         ("ELBO", _with_error(c.elbo, c.elbo_se), "lower bound of log p(y), nats"),
         ("log Z", _with_error(c.log_z, c.log_z_se if c.even else None), by),

@@ -83,6 +83,18 @@ def test_particles_are_trusted_by_their_islands_not_by_their_last_weights() -> N
     assert carried(None, alone) is alone
 
 
+def test_particles_below_the_bound_of_single_paths_are_convicted() -> None:
+    """On the lens two islands agreed within a nat, 40 nats below the ELBO of single paths."""
+    rng = np.random.default_rng(3)
+    single = certify(scored(rng.normal(0, 2.0, 64)), gaps=np.full(4, 5.0))
+    for lost, verdict in ((0.0, "trust: 8 islands"), (40.0, "do not trust: log Z of the part")):
+        particles = certify(scored(rng.normal(-lost, 0.1, 128), island=16))
+        found = replace(carried(single, particles), corrected="smc")
+        assert found.verdict.startswith(verdict)
+        assert ("±" in certificate_rows(found)[1][1]) == (lost == 0)
+        assert certificate_rows(found)[2][2].startswith("that of the policy's single paths")
+
+
 def test_particles_beside_whole_islands_do_not_spread_log_z() -> None:
     """The estimate of one particle, far below that of an island, says nothing of theirs."""
     log_w = np.zeros(129)

@@ -138,6 +138,19 @@ def test_uneven_weights_leave_bounds_that_hold() -> None:
         assert found.low < exact(posterior) < found.high
 
 
+def test_runs_of_smc_that_agree_below_a_bound_are_no_estimate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix = 3 * np.random.default_rng(2).normal(size=(2 * D, D))
+    posterior = model(simulated(0, matrix), matrix, steps=3)
+    known = exact(posterior)
+    for lost, method in ((0.0, "smc"), (1e4, "bounds")):
+        runs = known - lost + np.linspace(-0.1, 0.1, SMC_RUNS)
+        monkeypatch.setattr("invprob.evidence.smc_estimates", lambda *_, runs=runs: runs)
+        (found,) = evidence({"short": posterior}, n=64)
+        assert found.method == method and found.low < known < found.high
+
+
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
 def test_the_ceiling_is_above_log_z_and_convicts_what_cannot_fit(offset: float) -> None:
     """Data off a tall matrix' range: the bound follows log Z down, within its Occam factor."""
