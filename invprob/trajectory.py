@@ -185,7 +185,10 @@ def rollout(
     hold = islands.hold if islands else hold
     if hold:
         z = hold(z, 0)
-    states, noises, past = [z], [], []
+    # one block from the start: a list, stacked at the end, would be held twice
+    states = z.new_empty((len(times) if keep else 1, *z.shape))
+    states[0] = z
+    noises, past = [], []
     met: list[Guidance | None] = []
     data_met = False
     total = torch.zeros(len(z), dtype=torch.float64, device=z.device)
@@ -233,11 +236,11 @@ def rollout(
                         noise = z - mean
                     total = total + step_log_ratio(noise, shift, kernel.variance)
             if keep:
-                states.append(z)
+                states[i + 1] = z
                 noises.append(noise)
                 met.append(move.guidance if move else None)
         final = prior.denoise(z, times[-1])
-    path = torch.stack(states), tuple(met), tuple(noises), final, total, torch.stack(past)
+    path = states, tuple(met), tuple(noises), final, total, torch.stack(past)
     return Trajectory(times, *path, data_met)
 
 
