@@ -82,10 +82,8 @@ class Posterior:
         return self.policy.propose(self.prior, likelihood)
 
     def certify(self, draws: Scores) -> Certificate:
-        """Return the certificate of these draws, with the gap measured after training."""
-        if draws.island == 1:
-            return certify(draws, self.gaps, self.gap_start)
-        return carried(self.certificate, certify(draws))
+        """Return the certificate of these draws, with the gap that training left: single paths'."""
+        return certify(draws, *((self.gaps, self.gap_start) if draws.island == 1 else ()))
 
     def on(self, observation: Observation, config: TrainConfig | None = None) -> Posterior:
         """Return the posterior of another observation by the same policy: nothing is trained.
@@ -132,7 +130,8 @@ class Posterior:
         self, draws: Drawn, seed: int, correct: str
     ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
         """Return which of the draws to take, these draws and their certificate: see `corrected`."""
-        return corrected(draws, self.certify(draws), correct, seed)
+        index, taken, found = corrected(draws, self.certify(draws), correct, seed)
+        return index, taken, carried(self.certificate, found) if draws.island > 1 else found
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write obs.h5, policy.safetensors and posterior.json to a folder that can be shared."""

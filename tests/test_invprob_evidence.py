@@ -151,6 +151,16 @@ def test_runs_of_smc_that_agree_below_a_bound_are_no_estimate(
         assert found.method == method and found.low < known < found.high
 
 
+def test_particles_know_the_bound_of_their_policys_single_paths() -> None:
+    posterior = model(simulated(0))
+    known = posterior.sample_corrected(64, correct="none")[1]
+    assert known.elbo is not None
+    for above, distrusted in ((0.0, False), (50.0, True)):
+        told = replace(posterior, certificate=replace(known, elbo=known.elbo + above))
+        verdict = told.sample_corrected(128, correct="smc")[1].verdict
+        assert verdict.startswith("do not trust: log Z of the particles") == distrusted
+
+
 @pytest.mark.parametrize("offset", [0.0, 3.0, 30.0])
 def test_the_ceiling_is_above_log_z_and_convicts_what_cannot_fit(offset: float) -> None:
     """Data off a tall matrix' range: the bound follows log Z down, within its Occam factor."""
