@@ -19,8 +19,7 @@ from invprob.draws import Array, Draws, corrected, draw
 from invprob.likelihood import Likelihood
 from invprob.metrics import TRUTH_SCORES, against_truth
 from invprob.observation import Observation
-from invprob.posterior import Posterior, bind
-from invprob.posterior_training import resolve_prior
+from invprob.posterior import Posterior, bind, resolve_prior
 from invprob.results import Result, Scores, kept
 from invprob.trajectory import Progress, Propose
 from operators._maps import LinearMap

@@ -210,3 +210,23 @@ def same_prior(one: str, other: str) -> bool:
     """Return whether two names are of one prior, wherever the folder or file lies."""
     one, other = (Path(name).name.replace("-", "_") for name in (one, other))
     return one == other
+
+
+def resolve_prior(observation: Observation, prior: str | None) -> tuple[str, Prior]:
+    """Return the prior asked for, else the observation's, else the operator's default."""
+    name = prior or observation.prior or observation.operator.default_prior
+    try:
+        loaded = registry.load_prior(name, observation.operator.x_shape)
+    except UnknownName as error:
+        if prior or not observation.prior:
+            raise
+        raise UnknownName(
+            f"the observation suggests the prior {name!r}, which is not found from here: give "
+            "--prior PATH"
+        ) from error
+    if loaded.x_shape != observation.operator.x_shape:
+        raise ObservationError(
+            f"prior {name!r} draws x of shape {loaded.x_shape}, the operator needs "
+            f"{observation.operator.x_shape}: choose another prior, or simulate with that shape"
+        )
+    return name, loaded

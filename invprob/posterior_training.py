@@ -14,41 +14,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from invprob import distributed, registry
+from invprob import distributed
 from invprob.config import TrainConfig
 from invprob.instruments import Instruments
 from invprob.observation import Observation
-from invprob.posterior import Posterior, bind
+from invprob.posterior import Posterior, bind, resolve_prior
 from invprob.rtb import Trainer
 from invprob.run import Run
 from invprob.trajectory import Progress
 from invprob.twins import Twins, measured_gaps, simulated_twins
-from operators.errors import NumericalError, ObservationError, UnknownName
-from priors.base import Prior
+from operators.errors import NumericalError
 
 
 class Interrupted(Exception):
     """Training was asked to stop; the last finished step is saved."""
-
-
-def resolve_prior(observation: Observation, prior: str | None) -> tuple[str, Prior]:
-    """Return the prior asked for, else the observation's, else the operator's default."""
-    name = prior or observation.prior or observation.operator.default_prior
-    try:
-        loaded = registry.load_prior(name, observation.operator.x_shape)
-    except UnknownName as error:
-        if prior or not observation.prior:
-            raise
-        raise UnknownName(
-            f"the observation suggests the prior {name!r}, which is not found from here: give "
-            "--prior PATH"
-        ) from error
-    if loaded.x_shape != observation.operator.x_shape:
-        raise ObservationError(
-            f"prior {name!r} draws x of shape {loaded.x_shape}, the operator needs "
-            f"{observation.operator.x_shape}: choose another prior, or simulate with that shape"
-        )
-    return name, loaded
 
 
 def train(

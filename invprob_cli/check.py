@@ -41,7 +41,7 @@ def check(
     from invprob import registry
     from invprob.contract import check_operator
     from invprob.observation import Observation
-    from invprob.posterior_training import resolve_prior
+    from invprob.posterior import resolve_prior
 
     options.use_threads(threads)
     observation = None

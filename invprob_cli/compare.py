@@ -143,8 +143,7 @@ def adjusted(
 ) -> tuple[str, ...]:
     """Return the methods with the settings that the budget leads to, and tuned."""
     from invprob.budgets import Budget, tuned
-    from invprob.posterior import bind
-    from invprob.posterior_training import resolve_prior
+    from invprob.posterior import bind, resolve_prior
 
     if not (budget or tune):
         return methods

@@ -127,7 +127,7 @@ def change(observation: Observation, prior: str | None, operator: str | None, te
     Raises UnknownName on a key that does not exist, and what operator, noise and prior raise.
     """
     from invprob import registry
-    from invprob.posterior_training import resolve_prior
+    from invprob.posterior import resolve_prior
     from invprob.settings import with_settings
     from operators.errors import UnknownName
 

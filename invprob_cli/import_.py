@@ -92,7 +92,7 @@ def import_(
 
     from invprob import figures, registry, telescope
     from invprob.flux_scale import scale_ratio, scale_warning
-    from invprob.posterior_training import resolve_prior
+    from invprob.posterior import resolve_prior
     from operators.errors import ObservationError
 
     stamp = telescope.Stamp.read(image, middle, sides)

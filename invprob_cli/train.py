@@ -184,8 +184,8 @@ def trained(
     from invprob import distributed, registry
     from invprob.flux_scale import scale_warning
     from invprob.instruments import Instruments
-    from invprob.posterior import bind
-    from invprob.posterior_training import Interrupted, resolve_prior
+    from invprob.posterior import bind, resolve_prior
+    from invprob.posterior_training import Interrupted
     from invprob.posterior_training import train as train_posterior
     from invprob.rtb import Trainer
     from invprob.run import Run

@@ -64,7 +64,9 @@ class SparseMatrix:
         key = (x.dtype, x.device)
         if key not in self._moved:
             with warnings.catch_warnings(), torch.inference_mode(False):
-                warnings.filterwarnings("ignore", message="Sparse (CSR tensor|invariant checks)")
+                warnings.filterwarnings(
+                    "ignore", message="Sparse (CSR tensor support|invariant checks)"
+                )
                 self._moved[key] = torch.sparse_csr_tensor(
                     torch.from_numpy(self.indptr),
                     torch.from_numpy(self.indices.astype(np.int64)),

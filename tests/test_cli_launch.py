@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from invprob import panels
 from invprob_cli.main import app
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--steps 4 --width 16 --blocks 1 --warm-steps 2 --rtb-steps 2 --paths 4 --threads 1 "
     "--set bank=16 --set warm_batch=8 --set certified=4 --set twins=2"

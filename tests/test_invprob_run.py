@@ -22,8 +22,8 @@ from invprob.observation import Observation
 from invprob.run import Run, runs
 from operators.denoising import Denoising
 from operators.errors import RunError
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = {"train": {"steps": 10, "rate": 1e-4}, "shape": [2, 3]}
 
 
