@@ -101,13 +101,15 @@ def benchmark(
     config: TrainConfig = VECTORS,
     progress: Progress | None = None,
     tune: bool = False,
+    oversample: int = 1,
 ) -> Benchmark:
     """Return n samples of every method, scored against the exact posterior.
 
     A method is `rtb`, `guided`, `oracle` or a baseline ("dps", "dps:zeta=0.5"); None: all that can
     run. A baseline takes as many steps as the prior's chain unless it says otherwise. A seed fixes
     training and sampling. tune: step sizes that names leave open are found on simulated twins, with
-    the first seed. Raises UnknownName and NotDifferentiable before any work.
+    the first seed. oversample: draws for each sample, where samples are chosen by their weights.
+    Raises UnknownName and NotDifferentiable before any work.
     """
     methods = runnable(problem) if methods is None else methods
     for name in methods:
@@ -136,7 +138,7 @@ def benchmark(
         [
             result
             for name in methods
-            for result in _run(problem, name, n, seed, config, reference, progress)
+            for result in _run(problem, name, n, seed, config, reference, progress, oversample)
         ]
         for seed in seeds
     ]
@@ -176,6 +178,7 @@ def _run(
     config: TrainConfig,
     reference: Array,
     progress: Progress | None,
+    oversample: int,
 ) -> list[Result]:
     """Return the result of one method: three for `rtb`, corrected by weights, raw, and by SMC."""
     prior, likelihood = problem.prior, problem.likelihood
@@ -209,19 +212,21 @@ def _run(
     gaps = None if policy is None else _twin_gaps(problem, policy, config)
 
     def sampled(smc: bool) -> tuple[Draws, Certificate, dict[str, float]]:
-        drawn, cost = measured(prior, likelihood, sampler, times, n, seed, report, smc)
+        many = oversample if smc or name == "rtb" else 1
+        drawn, cost = measured(prior, likelihood, sampler, times, n, seed, report, smc, many)
         # gaps are those of single paths
-        known = certified(drawn, seed, None if smc else gaps)
+        known = certified(drawn, seed, None if smc else gaps, n)
         return *known, cost | {"train_seconds": seconds}
 
     draws, certificate, cost = sampled(particles)
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
-    default = corrected(draws, certificate, "auto", seed)[1:]
+    default = corrected(draws, certificate, "auto", seed, n)[1:]
+    raw = draws.taken(np.arange(n))
     resampled, own, spent = sampled(True)
     return [
         _result("rtb", problem, *default, cost, reference),
-        _result("rtb_raw", problem, draws, certificate, cost, reference),
+        _result("rtb_raw", problem, raw, certificate, cost, reference),
         _result("rtb_smc", problem, resampled, carried(certificate, own), spent, reference),
     ]
 

@@ -67,11 +67,10 @@ class Scores:
         """Whether the data are explained to their noise."""
         return abs(self.fit - 1) <= self.scatter
 
-    def taken(self, index: NDArray[np.int64], log_weight: float) -> Self:
-        """Return the samples `index` (n,), all of this log weight."""
+    def taken(self, index: NDArray[np.int64]) -> Self:
+        """Return the samples `index` (n,)."""
         names = [f.name for f in fields(self) if f.name != "island"]
-        kept = {name: getattr(self, name)[index] for name in names}
-        return replace(self, **kept | {"log_weight": np.full(len(index), log_weight)})
+        return replace(self, **{name: getattr(self, name)[index] for name in names})
 
 
 @dataclass(frozen=True)
@@ -224,14 +223,16 @@ def judgement(
     std: float | None = None,
     island: int = 1,
     mends: bool = False,
+    kept: int | None = None,
 ) -> str:
     """Return one sentence on samples that fit: trust, use corrected samples or approximate.
 
     std: of log Z among the islands of SMC, or of log w. mends: correction is `worthwhile`, so that
-    even weights are no sign of samples that need none.
+    even weights are no sign of samples that need none. kept: how many of n particles become
+    samples; by default all.
     """
     if island > 1 and ess is not None:
-        return _island_verdict(std, max(n // island, 1), island)
+        return _island_verdict(std, max(n // island, 1), island, n / (kept or n))
     if ess is None and n > 1:
         return "no statement: this sampler has no path density, only its fit to the data is known"
     if k is None or ess is None:
@@ -257,13 +258,13 @@ def judgement(
     )
 
 
-def _island_verdict(spread: float | None, islands: int, size: int) -> str:
+def _island_verdict(spread: float | None, islands: int, size: int, oversample: float) -> str:
     """Return the sentence on particles of SMC, whose last weights say little of what was lost.
 
     Islands whose Z scatter by a share s settle what differs among them as well as islands / s^2
-    exact draws do: these must be a share of the particles.
+    exact draws do: these must be a share of the samples, one for `oversample` particles.
     """
-    limit = 1 / math.sqrt(TRUSTED_SHARE * size)
+    limit = math.sqrt(oversample / (TRUSTED_SHARE * size))
     if spread is None or islands < MIN_ISLANDS:
         return (
             f"approximate: {islands} island(s) of {size} particles are too few to tell the error "
@@ -272,7 +273,8 @@ def _island_verdict(spread: float | None, islands: int, size: int) -> str:
     if spread > limit:
         return (
             f"approximate: the spread of log Z over {islands} islands of particles is "
-            f"{spread:.2g} nats, at most {limit:.2g} is wanted: train longer, or take more steps"
+            f"{spread:.2g} nats, at most {limit:.2g} is wanted: train longer, take more steps, or "
+            "choose from more particles (--oversample)"
         )
     return f"trust: {islands} islands of particles agree on log Z within {spread:.2f} nats"
 

@@ -224,6 +224,7 @@ def measured(
     seed: int,
     progress: Progress | None = None,
     particles: bool = False,
+    oversample: int = 1,
 ) -> tuple[Draws, dict[str, float]]:
     """Return n samples, and what they cost: seconds, evaluations of network and A per sample.
 
@@ -231,7 +232,8 @@ def measured(
     """
     begun = time.monotonic()
     with counting(prior, likelihood.operator) as count:
-        draws = draw(prior, likelihood, sampler, times, n, seed, progress, particles)
+        many = oversample * n
+        draws = draw(prior, likelihood, sampler, times, many, seed, progress, particles)
     return draws, {
         "network_evaluations": count.network / n,
         "operator_evaluations": count.operator / n,
@@ -239,15 +241,17 @@ def measured(
     }
 
 
-def certified(draws: Draws, seed: int, gaps: Array | None = None) -> tuple[Draws, Certificate]:
-    """Return samples with their certificate; particles of SMC drawn again by their weights.
+def certified(
+    draws: Draws, seed: int, gaps: Array | None = None, n: int | None = None
+) -> tuple[Draws, Certificate]:
+    """Return samples with their certificate; n of the particles of SMC drawn by their weights.
 
     gaps: of twins, see `certify`.
     """
     known = certify(draws, gaps)
     if draws.island == 1 or known.ess is None:
         return draws, known
-    return corrected(draws, known, "smc", seed)[1:]
+    return corrected(draws, known, "smc", seed, n)[1:]
 
 
 @contextmanager

@@ -28,13 +28,13 @@ ESS_FRACTION = 0.5  # an island is resampled below this share of effective parti
 Array = NDArray[np.float64]
 
 
-def resample(log_w: Array, seed: int) -> tuple[NDArray[np.int64], float]:
-    """Return n indices drawn in proportion to smoothed weights (n,), and the log of their mean.
+def resample(log_w: Array, count: int, seed: int) -> tuple[NDArray[np.int64], float]:
+    """Return count indices drawn in proportion to smoothed weights (n,), and the log of their mean.
 
     The mean is that of the weights as they are, which estimates Z without bias.
     """
     even, offset = smoothed(log_w), np.random.default_rng([seed, 7]).random()
-    return systematic(np.exp(even - even.max()), offset), log_mean(log_w)
+    return systematic(np.exp(even - even.max()), count, offset), log_mean(log_w)
 
 
 def smoothed(log_w: Array) -> Array:
@@ -53,12 +53,11 @@ def smoothed(log_w: Array) -> Array:
     return out
 
 
-def systematic(weights: Array, offset: float) -> NDArray[np.int64]:
-    """Return n indices drawn systematically from weights (n,), for one uniform number."""
-    n = len(weights)
+def systematic(weights: Array, count: int, offset: float) -> NDArray[np.int64]:
+    """Return count indices drawn systematically from weights (n,), for one uniform number."""
     edges = np.cumsum(weights / weights.sum())
-    index = np.searchsorted(edges, (np.arange(n) + offset) / n, side="right")
-    return np.minimum(index, n - 1)  # rounding of the last edge
+    index = np.searchsorted(edges, (np.arange(count) + offset) / count, side="right")
+    return np.minimum(index, len(weights) - 1)  # rounding of the last edge
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Islands:
             if total**2 >= ESS_FRACTION * len(weights) * np.square(weights).sum():
                 continue
             if self.retained is None:
-                chosen = systematic(weights, self._rng.random())
+                chosen = systematic(weights, len(weights), self._rng.random())
             else:
                 chosen = self._rng.choice(len(weights), len(weights), p=weights / total)
                 chosen[0] = 0

@@ -149,25 +149,35 @@ def batch_size(x_shape: tuple[int, ...]) -> int:
     return max(1, min(1024, IN_FLIGHT // math.prod(x_shape)))
 
 
-def known_correction(name: str) -> str:
-    """Return the name of a correction; raises UnknownName."""
+def known_correction(name: str, oversample: int = 1) -> str:
+    """Return the name of a correction; raises UnknownName.
+
+    Raises ObservationError where it has no use for more draws than samples.
+    """
     if name not in CORRECTIONS:
         raise UnknownName(f"no correction {name!r}: choose {', '.join(CORRECTIONS)}")
+    if oversample > 1 and name == "none":
+        raise ObservationError(
+            f"{oversample} draws for a sample are for correction to choose from: leave oversample "
+            "at 1, or correct by auto, psis or smc"
+        )
     return name
 
 
 def corrected(
-    draws: Drawn, known: Certificate, how: str, seed: int
+    draws: Drawn, known: Certificate, how: str, seed: int, n: int | None = None
 ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
-    """Return which draws to take, in ascending order, these draws and their certificate.
+    """Return which n of the draws to take, in ascending order, these draws and their certificate.
 
-    "psis" draws the samples again by importance, and so does "smc" the particles it was drawn
-    with; "auto" is "psis" where the weights are reliable and mend more than resampling blurs, and
-    "none" otherwise. Raises NumericalError where the weights are not finite, ObservationError where
-    there is one draw alone.
+    "psis" draws n samples by importance, and so does "smc" from the particles it was drawn with;
+    "auto" is "psis" where the weights are reliable and mend more than resampling blurs, and
+    "none", the first n, otherwise. n: as many as there are by default; with fewer, the weights of
+    the others serve too. Raises NumericalError where the weights are not finite, ObservationError
+    where there is one draw alone.
     """
+    n = n or len(draws.chi2)
     trusted = reliable(known.ess, known.pareto_k)
-    share = 0.0 if known.ess is None else known.ess / known.n
+    share = 0.0 if known.ess is None else known.ess / n
     evenness = f"Pareto k {known.pareto_k:.2f}, ESS {known.ess:.0f} of {known.n}" if trusted else ""
     if how == "auto":
         mends = trusted and (not draws.fits or worthwhile(draws))
@@ -181,18 +191,25 @@ def corrected(
                 )
             known = replace(known, verdict=f"{word} ({evenness})")
     if how == "none":
-        return np.arange(len(draws.chi2)), draws, known
+        index = np.arange(n)
+        return index, draws.taken(index), known
     if known.n < 2:
         raise ObservationError("one sample cannot be corrected: ask for more, or for none")
     if known.ess is None:
         raise NumericalError("path weights are not finite: nothing to correct by; train again")
-    index, level = resample(draws.log_weight, seed)
-    draws = draws.taken(index, level)
-    word = judgement(known.n, known.ess, known.pareto_k, known.gap, known.std_log_w, draws.island)
+    index, level = resample(draws.log_weight, n, seed)
+    draws = replace(draws.taken(index), log_weight=np.full(n, level))
+    word = judgement(
+        known.n, known.ess, known.pareto_k, known.gap, known.std_log_w, draws.island, kept=n
+    )
     if trusted and draws.island == 1:
         word = "trust the corrected samples"
         if share < TRUSTED_SHARE:
-            word = f"corrected, but worth {known.ess:.0f} draws: train longer for more"
+            wanted = math.ceil(TRUSTED_SHARE * known.n / known.ess)
+            word = (
+                f"corrected, but worth {known.ess:.0f} draws: choose from more "
+                f"(--oversample {wanted}), or train longer"
+            )
         word += f" ({how}: {evenness})"
     verdict = misfit(draws) or word
     return index, draws, replace(known, chi2_per_pixel=draws.fit, corrected=how, verdict=verdict)

@@ -77,14 +77,16 @@ def sample_to(
     correct: str = "auto",
     provenance: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    oversample: int = 1,
 ) -> tuple[Certificate, Summary]:
     """Write n samples, corrected by one of `CORRECTIONS`, to posterior.h5.
 
+    They are chosen from `oversample` times as many draws, all of which are on disk until then.
     Ranks share the batches. A sampling that was stopped goes on where it was when it is asked for
     once more. Returns the certificate and a summary of the samples. Raises RunError when the disk
     is full: what was drawn stays.
     """
-    smc = known_correction(correct) == "smc"
+    smc, total = known_correction(correct, oversample) == "smc", oversample * n
     prior, size = posterior.prior, batch_size(posterior.prior.x_shape)
     facts = {
         "policy": _digest(posterior.policy),
@@ -97,14 +99,14 @@ def sample_to(
     }
     spool = distributed.from_first(lambda: Spool.beside(path, facts))
     done = distributed.from_first(spool.done)
-    for rows, draws in posterior.drawn(n, seed, progress, smc, done):
+    for rows, draws in posterior.drawn(total, seed, progress, smc, done):
         spool.add(rows, draws)
     distributed.wait()
 
     def finish() -> tuple[Certificate, Summary]:
-        scores = spool.scores(n, size, island=size if smc else 1)
-        index, kept, certificate = posterior.corrected(scores, seed, correct)
-        images = spool.images(index, n, size)
+        scores = spool.scores(total, size, island=size if smc else 1)
+        index, kept, certificate = posterior.corrected(scores, seed, correct, n)
+        images = spool.images(index, total, size)
         summary = write_posterior(
             path, posterior.observation, kept, images, certificate, provenance or {}
         )

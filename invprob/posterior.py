@@ -56,9 +56,11 @@ class Posterior:
         self.policy.to(device)
         return self
 
-    def sample(self, n: int, seed: int = 0, correct: str = "auto") -> NDArray[np.float32]:
+    def sample(
+        self, n: int, seed: int = 0, correct: str = "auto", oversample: int = 1
+    ) -> NDArray[np.float32]:
         """Return n posterior samples (n, *x_shape) in physical units, see `sample_corrected`."""
-        return self.sample_corrected(n, seed, correct)[0].x
+        return self.sample_corrected(n, seed, correct, oversample=oversample)[0].x
 
     def draw(
         self, n: int, seed: int = 0, progress: Progress | None = None, smc: bool = False
@@ -117,20 +119,27 @@ class Posterior:
             )
 
     def sample_corrected(
-        self, n: int, seed: int = 0, correct: str = "auto", progress: Progress | None = None
+        self,
+        n: int,
+        seed: int = 0,
+        correct: str = "auto",
+        progress: Progress | None = None,
+        oversample: int = 1,
     ) -> tuple[Draws, Certificate]:
         """Return n samples and their certificate, corrected by one of `CORRECTIONS`.
 
-        "smc" resamples on the way as well, for the others see `corrected`.
+        "smc" resamples on the way as well, for the others see `corrected`. They are chosen from
+        `oversample` times as many draws.
         """
-        draws = self.draw(n, seed, progress, smc=known_correction(correct) == "smc")
-        return self.corrected(draws, seed, correct)[1:]
+        smc = known_correction(correct, oversample) == "smc"
+        draws = self.draw(oversample * n, seed, progress, smc)
+        return self.corrected(draws, seed, correct, n)[1:]
 
     def corrected(
-        self, draws: Drawn, seed: int, correct: str
+        self, draws: Drawn, seed: int, correct: str, n: int
     ) -> tuple[NDArray[np.int64], Drawn, Certificate]:
-        """Return which of the draws to take, these draws and their certificate: see `corrected`."""
-        index, taken, found = corrected(draws, self.certify(draws), correct, seed)
+        """Return which n of the draws to take, these and their certificate: see `corrected`."""
+        index, taken, found = corrected(draws, self.certify(draws), correct, seed, n)
         return index, taken, carried(self.certificate, found) if draws.island > 1 else found
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -47,6 +47,7 @@ def benchmark(
     ] = None,
     n: Annotated[int, typer.Option(min=2, max=10**5, help="Samples of each method.")] = 1000,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Repeats, from --seed on.")] = 1,
+    oversample: options.Oversample = 1,
     seed: options.Seed = 0,
     tune: options.Tune = False,
     settings: options.TrainSettings = None,
@@ -65,12 +66,14 @@ def benchmark(
     from invprob.benchmark import benchmark as score
 
     config = options.configured(VECTORS, settings)
-    options.check_memory(11 * n, chosen.prior.x_shape)
+    options.check_memory((10 + oversample) * n, chosen.prior.x_shape)
     asked = None if methods is None else split_methods(methods)
     with console.progress() as progress:
-        found = score(chosen, asked, n, range(seed, seed + seeds), config, progress, tune)
+        repeats = range(seed, seed + seeds)
+        found = score(chosen, asked, n, repeats, config, progress, tune, oversample)
     facts = {
-        **source, "n": n, "seeds": seeds, "steps": chosen.prior.steps, "tuned": tune,
+        **source, "n": n, "seeds": seeds, "oversample": oversample, "steps": chosen.prior.steps,
+        "tuned": tune,
         "log_z_exact": chosen.log_z, **found.floor, "methods": found.rows,
         "left_out": left_out(chosen) if asked is None else {},
     }  # fmt: skip
@@ -84,7 +87,8 @@ def benchmark(
     if tune:
         console.say(options.TUNED)
     asked_for = {
-        **source, "methods": methods, "n": n, "seeds": max(5, 2 * seeds), "seed": seed, "out": out,
+        **source, "methods": methods, "n": n, "oversample": oversample,
+        "seeds": max(5, 2 * seeds), "seed": seed, "out": out,
     }  # fmt: skip
     given = ((f"--{key}", value) for key, value in asked_for.items() if value is not None)
     again = [*(word for pair in given for word in pair), *(["--tune"] if tune else [])]

@@ -67,6 +67,10 @@ OperatorName = Annotated[
         help="file.py:Class of an operator of your own, which runs that file; others are known.",
     ),
 ]
+Oversample = Annotated[
+    int,
+    typer.Option(min=1, max=1000, help="Draws for each sample, for correction to choose from."),
+]
 Tune = Annotated[bool, typer.Option("--tune", help="Search step sizes on simulated twins first.")]
 Size = Annotated[
     str | None,
@@ -137,12 +141,12 @@ def check_memory(n: int, shape: Sequence[int]) -> None:
         )
 
 
-def check_disk(n: int, shape: Sequence[int], folder: Path) -> None:
+def check_disk(n: int, oversample: int, shape: Sequence[int], folder: Path) -> None:
     """Raise UnknownName (usage) when n samples of this shape do not fit on the disk of `folder`.
 
-    Counted: float32 samples, once in batches and once in the file that is made of them.
+    Counted: float32 draws in batches, and the samples in the file that is made of them.
     """
-    free, one = shutil.disk_usage(folder).free, 8 * math.prod(shape)
+    free, one = shutil.disk_usage(folder).free, 4 * (oversample + 1) * math.prod(shape)
     if n * one > free:
         raise UnknownName(
             f"--n {n} samples of shape {tuple(shape)} need {n * one / 2**30:.3g} GiB of disk, "

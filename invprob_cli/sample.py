@@ -36,6 +36,7 @@ def sample(
     correct: Annotated[
         str, typer.Option(help="auto, none, psis (importance) or smc (resampled on the way).")
     ] = "auto",
+    oversample: options.Oversample = 1,
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     precision: options.Precision = "float32",
@@ -66,12 +67,14 @@ def sample(
         observation = several.one(index)
         label = labelled(opened.path, observation.sha256(), obs, index)
     file = out or opened.path / f"{label}posterior.h5"
-    options.check_disk(n, posterior.prior.x_shape, file.parent)
+    options.check_disk(n, oversample, posterior.prior.x_shape, file.parent)
     options.use_threads(threads)
     if label:
         console.note(f"{file.name}: another observation; its gap is measured on simulated twins")
         posterior = posterior.on(observation)
-    certificate, drawn, seconds = draw_and_write(posterior, opened, n, seed, file, correct)
+    certificate, drawn, seconds = draw_and_write(
+        posterior, opened, n, seed, file, correct, oversample
+    )
     if distributed.rank():
         return
     if as_json:
@@ -117,6 +120,7 @@ def draw_and_write(
     seed: int,
     file: Path,
     correct: str = "auto",
+    oversample: int = 1,
 ) -> tuple[Certificate, list[Path], float]:
     """Write posterior.h5 and figures; return certificate, figures and the seconds of sampling.
 
@@ -131,7 +135,9 @@ def draw_and_write(
         "observation_sha256": observation.sha256(), "seed": seed, "invprob_version": __version__,
     }  # fmt: skip
     with console.progress() as progress:
-        certificate, drawn = sample_to(file, posterior, n, seed, correct, provenance, progress)
+        certificate, drawn = sample_to(
+            file, posterior, n, seed, correct, provenance, progress, oversample
+        )
     seconds, folder = time.monotonic() - begun, file.parent / "figures"
     label = file.stem.removesuffix("posterior").removesuffix("-")
     label += "-" if label else ""

@@ -25,7 +25,7 @@ from tests.test_invprob_rtb import linear_gaussian
 
 def test_systematic_draws_are_proportional() -> None:
     weights = np.array([0.1, 0.2, 0.7])
-    count = np.bincount(systematic(np.repeat(weights, 1000), 0.3) // 1000, minlength=3)
+    count = np.bincount(systematic(np.repeat(weights, 1000), 3000, 0.3) // 1000, minlength=3)
     np.testing.assert_allclose(count / 3000, weights, atol=1e-3)
 
 
@@ -33,7 +33,7 @@ def test_resampling_recovers_the_target() -> None:
     """Draws of N(0, 1) weighted to N(0.5, 0.8^2)."""
     x = np.random.default_rng(0).normal(size=20_000)
     log_w = norm.logpdf(x, 0.5, 0.8) - norm.logpdf(x) + 3.0
-    index, level = resample(log_w, seed=1)
+    index, level = resample(log_w, 20_000, seed=1)
     assert level == pytest.approx(3.0, abs=0.02)
     assert x[index].mean() == pytest.approx(0.5, abs=0.03)
     assert x[index].std() == pytest.approx(0.8, abs=0.03)
@@ -79,7 +79,7 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
         assert certificate.corrected == how
         assert certificate.chi2_per_pixel == pytest.approx(found.chi2.mean())
         if how == "none":
-            assert found is draws
+            assert np.array_equal(found.log_weight, log_w)
             if log_w is single:
                 assert certificate is known
             elif log_w is far:
@@ -89,6 +89,10 @@ def test_samples_are_corrected_where_their_weights_allow_it() -> None:
             continue
         if log_w is few:
             assert certificate.verdict.startswith("corrected, but worth 1")
+            assert "(--oversample 6)" in certificate.verdict  # 2000 / 6 of 12000 draws
+            index, fewer, told = corrected(draws, known, "auto", seed=0, n=300)
+            assert told.verdict.startswith("trust the corrected samples") and told.n == 2000
+            assert len(index) == len(fewer.x) == 300 and len(set(index)) > 60
             continue
         assert found.x.mean() == pytest.approx(0.5, abs=0.1)
         assert certificate.verdict.startswith("trust the corrected samples (psis: Pareto k")

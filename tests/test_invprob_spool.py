@@ -49,14 +49,19 @@ def contents(path: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("correct", ["none", "psis", "smc"])
-def test_the_file_holds_what_the_library_draws(tmp_path: Path, correct: str) -> None:
+@pytest.mark.parametrize(
+    ("correct", "oversample"), [("none", 1), ("psis", 1), ("psis", 3), ("smc", 1), ("smc", 2)]
+)
+def test_the_file_holds_what_the_library_draws(
+    tmp_path: Path, correct: str, oversample: int
+) -> None:
     ours, path = posterior(), tmp_path / "posterior.h5"
-    expected, certificate = ours.sample_corrected(70, 3, correct)
-    found, summary = sample_to(path, ours, 70, 3, correct, {"run": "a"})
+    expected, certificate = ours.sample_corrected(70, 3, correct, oversample=oversample)
+    found, summary = sample_to(path, ours, 70, 3, correct, {"run": "a"}, oversample=oversample)
     assert found == certificate
-    assert (found.corrected, found.n) == (correct, 70)
+    assert (found.corrected, found.n) == (correct, 70 * oversample)
     with h5py.File(path) as file:
+        assert file["posterior/x"].shape[1] == len(expected.x) == 70
         assert np.array_equal(file["posterior/x"][0], expected.x)
         assert np.array_equal(file["sample_stats/log_weight"][0], expected.log_weight)
         assert np.array_equal(file["sample_stats/log_likelihood"][0], expected.log_likelihood)
