@@ -222,11 +222,11 @@ def _run(
     if name != "rtb":
         return [_result(name, problem, draws, certificate, cost, reference)]
     default = corrected(draws, certificate, "auto", seed, n)[1:]
-    raw = draws.taken(np.arange(n))
+    raw, one = draws.taken(np.arange(n)), {key: cost[key] / oversample for key in cost}
     resampled, own, spent = sampled(True)
     return [
         _result("rtb", problem, *default, cost, reference),
-        _result("rtb_raw", problem, raw, certificate, cost, reference),
+        _result("rtb_raw", problem, raw, certificate, one | {"train_seconds": seconds}, reference),
         _result("rtb_smc", problem, resampled, carried(certificate, own), spent, reference),
     ]
 

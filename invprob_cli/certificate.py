@@ -21,6 +21,7 @@ def posterior_document(
 ) -> dict[str, Any]:
     """Return what `sample` and `train` print under `--json`."""
     facts = {key: getattr(certificate, key) for key in PROMISED}
+    facts["draws"] = certificate.n  # that the others rest on
     return {"run": run, "file": file, "n": n, "certificate": facts, "seconds": seconds}
 
 
@@ -46,7 +47,7 @@ def certificate_rows(certificate: Certificate) -> list[tuple[str, str, str]]:
         ("EUBO", _with_error(c.eubo, eubo_se), bound),
         ("gap of twins", _with_error(c.gap, c.gap_se), _before(c.gap_start)),
         ("std of log w", _with_error(c.std_log_w), "0 when exact"),
-        ("ESS", _with_error(c.ess), f"out of {c.n} samples"),
+        ("ESS", _with_error(c.ess), f"out of {c.n} draws"),
         ("Pareto k", _with_error(c.pareto_k), "weights are reliable below 0.7"),
         (
             "chi2 per pixel",
