@@ -21,7 +21,6 @@ def posterior_document(
 ) -> dict[str, Any]:
     """Return what `sample` and `train` print under `--json`."""
     facts = {key: getattr(certificate, key) for key in PROMISED}
-    facts["draws"] = certificate.n  # that the others rest on
     return {"run": run, "file": file, "n": n, "certificate": facts, "seconds": seconds}
 
 

@@ -218,6 +218,10 @@ def test_samples_are_corrected_as_asked(folder: Path) -> None:
     assert np.ptp(weights) == 0
     assert weights[0] == pytest.approx(certificate["log_z"])
     assert document("sample --n 4 --correct none")["certificate"]["corrected"] == "none"
+    chosen = document("sample --n 4 --correct psis --oversample 10")
+    assert chosen["n"] == 4 and "of 40)" in chosen["certificate"]["verdict"]
+    with h5py.File(chosen["file"]) as file:
+        assert file["posterior/x"].shape[1] == 4
 
 
 def test_train_prints_the_promised_document(folder: Path) -> None:

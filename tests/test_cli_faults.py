@@ -64,6 +64,7 @@ def folder(folder: Path) -> Path:
         ("sample --n -3", 2, "--n"),
         ("sample --n 1000000000000", 2, "GiB are free"),
         ("sample --correct smcc", 2, "no correction 'smcc': choose auto, none, psis, smc"),
+        ("sample --correct none --oversample 2", 3, "or correct by auto, psis or smc"),
         ("sample --run nowhere", 1, "whole"),
         ("sample --out obs.h5/x.h5", 1, "cannot write"),
         ("compare --baselines copiant", 2, "did you mean 'copaint'"),

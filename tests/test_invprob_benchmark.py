@@ -227,6 +227,22 @@ def test_a_trained_policy_brackets_the_evidence() -> None:
     assert rows["rtb"]["mode_weight_error"] is None  # one mode
 
 
+def test_samples_chosen_from_more_draws_lie_nearer() -> None:
+    """Of an untrained policy on two numbers; those drawn first are the same samples."""
+    toy, few = problem("gmm25to9/d2"), replace(SMALL, warm_steps=0, rtb_steps=0)
+    one, many = (
+        {row["name"]: row for row in benchmark(toy, ("rtb",), 200, (0,), few, oversample=k).rows}
+        for k in (1, 20)
+    )
+    key = "sliced_wasserstein"
+    assert many["rtb_raw"][key] == pytest.approx(one["rtb_raw"][key], rel=1e-4)
+    assert many["rtb"][key] < 0.5 * one["rtb_raw"][key]
+    assert many["rtb_smc"][key] < 0.8 * one["rtb_smc"][key]
+    evaluations = "network_evaluations"
+    assert many["rtb"][evaluations] == 20 * many["rtb_raw"][evaluations]
+    assert many["rtb_raw"][evaluations] == pytest.approx(one["rtb_raw"][evaluations])
+
+
 def test_chain_evidence_is_within_the_chains_error() -> None:
     for name in ("d2", "d16"):
         found = problem(f"gaussian/{name}")
