@@ -31,9 +31,11 @@ from priors.outsourced import Outsourced
 from priors.simulators import digits
 
 SIZE, PATCH, CODE = 32, 4, 8  # px; side of the decoder's blocks; channels of the code, 4x4 each
-POOL, HELD_OUT, SEED = 16_384, 2_048, 1
-TRAINING = AutoencoderTraining(steps=6_000, batch=64, tolerance=0.05, turns=False)
-FLOW = FlowTraining(seed=SEED)
+INK = 1.0  # the most of a pixel
+WIDTH = 512  # of the flow
+POOL, HELD_OUT, SEED = 65_536, 2_048, 1
+TRAINING = AutoencoderTraining(steps=12_000, batch=64, tolerance=0.015, turns=False)
+FLOW = FlowTraining(steps=30_000, seed=SEED)
 
 
 def coder() -> AutoencoderKL:
@@ -65,7 +67,7 @@ def main() -> None:
     count, few = round(share * POOL), round(share * HELD_OUT)
     images = split("digits", SIZE, count, few, SEED, os.cpu_count() or 1)
     scale = float(np.sqrt(np.square(images.train, dtype=np.float64).mean()))
-    autoencoder = Autoencoder(coder(), scale, PATCH)
+    autoencoder = Autoencoder(coder(), scale, PATCH, INK)
     config = replace(TRAINING, steps=round(share * TRAINING.steps), device=arguments.device)
     for step, error, nats in train_autoencoder(autoencoder, images.train, config):
         print(f"step {step}: rms error {error:.4f}, KL {nats:.1f}", flush=True)
@@ -75,10 +77,10 @@ def main() -> None:
         parts = torch.from_numpy(images.train).split(256)
         laws = [autoencoder.network.encode(autoencoder.blocks(x)).latent_dist for x in parts]
     mean, std = (torch.cat([getattr(law, key) for law in laws]) for key in ("mean", "std"))
-    flow = CodeFlow(FlowConfig(z_shape))
-    few_steps = replace(FLOW, steps=round(share * FLOW.steps))
+    flow = CodeFlow(FlowConfig(z_shape, width=WIDTH))
+    few_steps = replace(FLOW, steps=round(share * FLOW.steps), device=arguments.device)
     print(f"flow: loss {train_flow(flow, mean, std, few_steps):.3f} a number", flush=True)
-    prior = Outsourced(Flowed(flow, autoencoder), z_shape, unit=digits.unit)
+    prior = Outsourced(Flowed(flow.cpu(), autoencoder), z_shape, unit=digits.unit)
     prior.save(arguments.out, "digits 0 to 9 of 32x32 px: noise under a flow and a decoder")
     prior = Outsourced.load(arguments.out)
     drawn = prior.decode(prior.draw(few, seed=0)).numpy()

@@ -4,7 +4,8 @@
 
 The factors are those of the network's own config, the mean is taken of what E says (Rombach et al.
 2022, arXiv 2112.10752). D writes blocks of p x p pixels as p^2 channels, so a 64x64 image with
-p = 4 costs what a 16x16 one does. A codebook rounds; gradients pass it unchanged (van den Oord et
+p = 4 costs what a 16x16 one does. Images between 0 and a limit may be those of log odds, limit /
+(1 + exp(-D)), which a smooth D draws with sharp edges. A codebook rounds; gradients pass it unchanged (van den Oord et
 al. 2017, arXiv 1711.00937).
 """
 
@@ -30,10 +31,16 @@ KINDS = ("AutoencoderKL", "VQModel")
 class Autoencoder(torch.nn.Module):
     """Codes z (B, *z_shape) to images (B, H, W) in physical units, and back."""
 
-    def __init__(self, network: Any, scale: float, patch: int) -> None:
-        """Wrap a diffusers autoencoder of images of one channel, `patch` the side of its blocks."""
+    def __init__(
+        self, network: Any, scale: float, patch: int, limit: float | None = None
+    ) -> None:
+        """Wrap a diffusers autoencoder of images of one channel, `patch` the side of its blocks.
+
+        limit: of images from 0 to there, whose log odds the network writes; None: images.
+        """
         super().__init__()
         self.network, self.scale, self.patch = network.eval().requires_grad_(False), scale, patch
+        self.limit = limit
         if network.config.out_channels != patch**2:
             raise ObservationError(
                 f"the autoencoder writes {network.config.out_channels} channels; an image of one "
@@ -44,8 +51,13 @@ class Autoencoder(torch.nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Return images (B, H, W) of codes z (B, *z_shape)."""
-        blocks: Tensor = self.network.decode(z / self.factor + self.shift).sample
+        blocks = self.decoded(z / self.factor + self.shift)
         return self.scale * pixel_shuffle(blocks, self.patch)[:, 0]
+
+    def decoded(self, code: Tensor) -> Tensor:
+        """Return the blocks, in units of the scale, of codes as the network takes them."""
+        blocks: Tensor = self.network.decode(code).sample
+        return blocks if self.limit is None else self.limit / self.scale * blocks.sigmoid()
 
     def encode(self, x: Tensor) -> Tensor:
         """Return the mean codes (B, *z_shape) of images x (B, H, W)."""
@@ -67,7 +79,9 @@ class Autoencoder(torch.nn.Module):
         self.network.float()
 
     @classmethod
-    def load(cls, folder: Path, scale: float, patch: int) -> Autoencoder:
+    def load(
+        cls, folder: Path, scale: float, patch: int, limit: float | None = None
+    ) -> Autoencoder:
         """Read the network below a prior folder; raises ObservationError where it is none.
 
         What cannot be read of it is named, so that it can be restored.
@@ -94,7 +108,7 @@ class Autoencoder(torch.nn.Module):
             raise ObservationError(
                 f"{weights} cannot be read as the {kind} of its config.json ({said}): restore both"
             ) from error
-        return cls(network.float(), scale, patch)
+        return cls(network.float(), scale, patch, limit)
 
 
 def folder_of(folder: Path) -> Path | None:

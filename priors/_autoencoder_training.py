@@ -61,7 +61,7 @@ def train_autoencoder(
         x = autoencoder.blocks(dihedral(chosen, turn) if config.turns else chosen)
         law = network.encode(x).latent_dist
         z = law.mean + law.std * torch.randn(law.mean.shape, **draws)
-        square, divergence = (network.decode(z).sample - x).square().mean(), law.kl().mean()
+        square, divergence = (autoencoder.decoded(z) - x).square().mean(), law.kl().mean()
         # per pixel: gradients then have one size for all tolerances
         loss = square / 2 + config.tolerance**2 * divergence / x[0].numel()
         optimiser.zero_grad(set_to_none=True)

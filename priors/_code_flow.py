@@ -13,8 +13,8 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -47,6 +47,7 @@ class FlowTraining:
     warmup: int = 200
     ema: float = 0.999
     seed: int = 0
+    device: str = "cpu"
 
 
 class CodeFlow(nn.Module):
@@ -129,23 +130,24 @@ def train_flow(flow: CodeFlow, mean: Tensor, std: Tensor, config: FlowTraining) 
     Returns the loss per number, a mean over the last tenth of the steps. The weights end as their
     moving average.
     """
+    flow, mean, std = flow.to(config.device), mean.to(config.device), std.to(config.device)
     average = {k: v.clone() for k, v in flow.state_dict().items()}
     optimiser = torch.optim.Adam(flow.parameters(), lr=config.rate, betas=(0.9, 0.99))
-    generator = torch.Generator().manual_seed(config.seed)
-    losses = list[float]()
+    generator = torch.Generator(config.device).manual_seed(config.seed)
+    draws: Any = {"generator": generator, "device": config.device}
+    losses = list[Tensor]()
     for step in range(config.steps):
         set_rate(optimiser, config, step)
-        which = torch.randint(len(mean), (config.batch,), generator=generator)
-        noise, u = torch.randn(2, *mean[which].shape, generator=generator)
+        which = torch.randint(len(mean), (config.batch,), **draws)
+        noise, u = torch.randn(2, *mean[which].shape, **draws)
         code = mean[which] + std[which] * noise
-        t = torch.rand(config.batch, generator=generator)
+        t = torch.rand(config.batch, **draws)
         mix = t.view(-1, *[1] * (mean.ndim - 1))
         loss = (flow.velocity(torch.lerp(u, code, mix), t) - (code - u)).square().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(loss.detach())
         follow(average, flow.state_dict(), config.ema, step)
     flow.load_state_dict(average)
-    last = losses[-max(1, config.steps // 10) :]
-    return float(np.mean(last))
+    return torch.stack(losses[-max(1, config.steps // 10) :]).mean().item()

@@ -105,6 +105,7 @@ class Outsourced(Prior):
             "x_shape": self.x_shape,
             "scale": decoder.scale,
             "patch": decoder.patch,
+            "limit": decoder.limit,
             "steps": self.steps,
             "unit": self.unit,
             "summary": summary,
@@ -127,7 +128,8 @@ class Outsourced(Prior):
     def load(cls, folder: Path) -> Outsourced:
         """Read a prior folder; raises ObservationError naming a missing or corrupt file."""
         facts = read_facts(folder)
-        autoencoder = Autoencoder.load(folder, facts["scale"], facts["patch"])
+        known = (facts["scale"], facts["patch"], facts.get("limit"))
+        autoencoder = Autoencoder.load(folder, *known)
         z_shape = autoencoder.z_shape(facts["x_shape"])
         flowed = (folder / FOLDER).is_dir()
         generator = Flowed(CodeFlow.load(folder), autoencoder) if flowed else autoencoder
