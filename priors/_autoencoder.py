@@ -4,9 +4,9 @@
 
 The factors are those of the network's own config, the mean is taken of what E says (Rombach et al.
 2022, arXiv 2112.10752). D writes blocks of p x p pixels as p^2 channels, so a 64x64 image with
-p = 4 costs what a 16x16 one does. Images between 0 and a limit may be those of log odds, limit /
-(1 + exp(-D)), which a smooth D draws with sharp edges. A codebook rounds; gradients pass it unchanged (van den Oord et
-al. 2017, arXiv 1711.00937).
+p = 4 costs what a 16x16 one does. Of images between 0 and a limit D may write the log odds, x =
+limit / (1 + exp(-D)): a smooth D then draws sharp edges. A codebook rounds; gradients pass it
+unchanged (van den Oord et al. 2017, arXiv 1711.00937).
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ KINDS = ("AutoencoderKL", "VQModel")
 class Autoencoder(torch.nn.Module):
     """Codes z (B, *z_shape) to images (B, H, W) in physical units, and back."""
 
-    def __init__(
-        self, network: Any, scale: float, patch: int, limit: float | None = None
-    ) -> None:
+    def __init__(self, network: Any, scale: float, patch: int, limit: float | None = None) -> None:
         """Wrap a diffusers autoencoder of images of one channel, `patch` the side of its blocks.
 
         limit: of images from 0 to there, whose log odds the network writes; None: images.

@@ -80,6 +80,20 @@ def test_a_flow_takes_noise_to_codes_that_are_not_normal(tmp_path: Path) -> None
         registry.load_prior(tmp_path)
 
 
+def test_a_decoder_of_log_odds_draws_between_its_bounds(tmp_path: Path) -> None:
+    ink, patches = network(scaling_factor=1.0), torch.randn(5, 3, 4, 4)
+    odds = Autoencoder(ink, SCALE, PATCH)(patches) / SCALE
+    coder = Autoencoder(ink, SCALE, PATCH, limit=0.5)
+    torch.testing.assert_close(coder(patches), 0.5 * odds.sigmoid())
+    made = Outsourced(coder, (3, 4, 4))
+    made.save(tmp_path)
+    prior = registry.load_prior(tmp_path)
+    z = 30 * made.draw(5, seed=1)
+    torch.testing.assert_close(prior.decode(z), made.decode(z), atol=2e-3, rtol=0)
+    assert prior.decode(z).min() >= 0
+    assert prior.decode(z).max() <= 0.5
+
+
 @pytest.mark.parametrize(
     "operator", [Linear(np.eye(3, 9)), PhaseRetrieval((3, 3))], ids=["linear", "phase"]
 )
