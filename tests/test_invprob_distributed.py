@@ -64,7 +64,8 @@ def close(one: Any, other: Any) -> bool:
     weights = [
         torch.cat([v.flatten().double() for v in s["average"].values()]) for s in (one, other)
     ]
-    return bool((weights[0] - weights[1]).abs().max() < 1e-5)
+    # of the whole: Adam enlarges the rounding of a gradient that is next to nothing
+    return bool((weights[0] - weights[1]).norm() < 1e-5 * weights[1].norm())
 
 
 @pytest.mark.slow

@@ -183,12 +183,13 @@ def test_rejection_agrees_with_importance_sampling_of_the_prior() -> None:
 
 @pytest.mark.slow
 def test_rtb_reaches_the_noise_of_a_perceptron_to_the_floor() -> None:
-    config = replace(SMALL, warm_steps=100, rtb_steps=10)
+    """Chosen from four times as many draws: .7 to 1.1 of the floor over four seeds."""
+    config, noise = replace(SMALL, warm_steps=100, rtb_steps=20), OutsourcedSuite()
     found = benchmark(
-        OutsourcedSuite().problem("perceptron"), ("guided", "rtb"), n=300, config=config
+        noise.problem("perceptron"), ("guided", "rtb"), n=300, config=config, oversample=4
     )
     rows, floor = {row["name"]: row for row in found.rows}, found.floor["floor"] or 0
-    assert rows["rtb"]["sliced_wasserstein"] < 2 * floor
+    assert rows["rtb"]["sliced_wasserstein"] < 1.5 * floor
     assert rows["rtb"]["log_z"] == pytest.approx(rows["rtb"]["log_z_exact"], abs=0.15)
     assert rows["rtb_raw"]["sliced_wasserstein"] < rows["guided"]["sliced_wasserstein"]
     assert rows["rtb"]["elbo"] > rows["guided"]["elbo"]
